@@ -1,0 +1,163 @@
+"""The only save and load of models: one safetensors file, all else as JSON in its header.
+
+One file, because only a single rename is atomic. It holds tensors and text, never code.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from clearice import io
+from clearice.errors import CheckpointError
+from clearice.networks import build_network
+
+BEST_NAME = "best.safetensors"
+LAST_NAME = "last.safetensors"
+_HEADER_KEY = "clearice"
+_MODEL_PREFIX = "model."
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a user of the model must know.
+
+    Attributes:
+        network: Name in the registry.
+        pixel_size_angstrom: Of the training data, Å/px.
+        dose_e_per_A2: Of the training data, e/Å², if known.
+        output_gain: Factor from the network's output to the scale of the normalised input.
+        target: `noisy` or `clean`.
+        step: Optimiser steps taken.
+        config: The training configuration.
+        clearice_version: That trained it.
+        normalisation: How inputs are normalised.
+    """
+
+    network: str
+    pixel_size_angstrom: float
+    dose_e_per_A2: float | None
+    output_gain: float
+    target: str
+    step: int
+    config: dict[str, Any]
+    clearice_version: str
+    normalisation: str = "(x - mean) / std over the whole full-dose micrograph"
+
+
+@dataclass(frozen=True)
+class TrainingSnapshot:
+    """Everything a run needs to go on where it stopped.
+
+    Attributes:
+        tensors: Weights and optimiser state under `raw.` and `optimizer.`.
+        progress: Step, seconds, best validation and the like.
+    """
+
+    tensors: dict[str, Tensor]
+    progress: dict[str, Any]
+
+
+def save(
+    path: Path, weights: dict[str, Tensor], info: ModelInfo, snapshot: TrainingSnapshot | None
+) -> None:
+    """Write a model, and the state of its training if given, atomically.
+
+    Args:
+        path: File to write.
+        weights: State of the network to denoise with.
+        info: What to know about it.
+        snapshot: State of the training.
+
+    Raises:
+        OutputError: The file cannot be written; an older one of the name stays whole.
+    """
+    tensors = {f"{_MODEL_PREFIX}{name}": value for name, value in weights.items()}
+    header: dict[str, Any] = {"info": asdict(info)}
+    if snapshot is not None:
+        tensors |= snapshot.tensors
+        header["progress"] = snapshot.progress
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    with io.atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={_HEADER_KEY: json.dumps(header)})
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        with safe_open(path, framework="pt") as handle:
+            header = json.loads((handle.metadata() or {})[_HEADER_KEY])
+            return {name: handle.get_tensor(name) for name in handle.keys()}, header  # noqa: SIM118
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: does not exist; train first, or check --model") from None
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: is no clearice model or is damaged ({error}); train again, or check --model"
+        ) from None
+
+
+def resolve(model: Path) -> Path:
+    """Return the model file of a run's folder (its best weights), or the file itself.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    path = model / BEST_NAME if model.is_dir() else model
+    if not path.is_file():
+        raise CheckpointError(f"{path}: does not exist; train first, or check --model")
+    return path
+
+
+def load_model(model: Path) -> tuple[nn.Module, ModelInfo]:
+    """Load a network to denoise with.
+
+    Args:
+        model: A run's folder or a model file.
+
+    Returns:
+        The network on the CPU in evaluation mode, and what to know about it.
+
+    Raises:
+        CheckpointError: Missing, damaged, or of a network that this version does not have.
+    """
+    path = resolve(model)
+    tensors, header = _read(path)
+    try:
+        info = ModelInfo(**header["info"])
+        network = build_network(info.network)
+        network.load_state_dict(
+            {
+                name.removeprefix(_MODEL_PREFIX): value
+                for name, value in tensors.items()
+                if name.startswith(_MODEL_PREFIX)
+            }
+        )
+    except (KeyError, TypeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"{path}: does not fit this version of clearice ({reason}); train again"
+        ) from None
+    return network.eval(), info
+
+
+def load_training(path: Path) -> tuple[ModelInfo, dict[str, Tensor], TrainingSnapshot]:
+    """Load what a run needs to go on: its info, averaged weights and snapshot.
+
+    Raises:
+        CheckpointError: Missing, damaged, or saved without training state.
+    """
+    tensors, header = _read(path)
+    if "progress" not in header:
+        raise CheckpointError(f"{path}: holds no training state; resume from {LAST_NAME}")
+    weights = {
+        name.removeprefix(_MODEL_PREFIX): value
+        for name, value in tensors.items()
+        if name.startswith(_MODEL_PREFIX)
+    }
+    rest = {name: value for name, value in tensors.items() if not name.startswith(_MODEL_PREFIX)}
+    return ModelInfo(**header["info"]), weights, TrainingSnapshot(rest, header["progress"])

@@ -1,0 +1,209 @@
+"""Configuration: frozen pydantic models, read from and written to YAML. No torch here."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from clearice.errors import ConfigError, InputFileError, did_you_mean
+
+Model = TypeVar("Model", bound="Config")
+
+
+class Config(BaseModel):
+    """Base of all configurations: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SimulateConfig(Config):
+    """What to simulate. Defaults follow EMPIAR-10025 (T20S proteasome) at the physical pixel."""
+
+    specimen: str = Field("barrel", description="`barrel`, or a PDB/mmCIF file (may be gzipped)")
+    micrographs: int = Field(8, ge=1, description="number of micrographs")
+    size: int = Field(1024, ge=64, description="edge of the square micrograph, px")
+    frames: int = Field(16, ge=2, le=1000, description="frames in a movie")
+    seed: int = Field(0, ge=0, description="seed of everything random")
+    pixel_size_angstrom: float = Field(1.315, gt=0.1, le=20, description="Å/px")
+    dose_e_per_A2: float = Field(53.0, gt=0, le=1000, description="total dose, e/Å²")
+    voltage_kv: float = Field(300.0, ge=60, le=1000, description="acceleration voltage, kV")
+    spherical_aberration_mm: float = Field(2.7, ge=0, le=10, description="Cs, mm")
+    amplitude_contrast: float = Field(0.07, ge=0, le=1, description="fraction, 0 to 1")
+    defocus_min_angstrom: float = Field(8_000.0, gt=0, description="smallest underfocus, Å")
+    defocus_max_angstrom: float = Field(28_000.0, gt=0, description="largest underfocus, Å")
+    astigmatism_angstrom: float = Field(200.0, ge=0, description="largest (U−V)/2, Å")
+    b_factor_A2: float = Field(80.0, ge=0, description="envelope exp(−B k²/4), Å²")
+    contrast: float = Field(
+        0.4, gt=0, le=5, description="empirical factor on the phase shift (inelastic loss, damage)"
+    )
+    mtf_at_nyquist: float = Field(0.5, gt=0, le=1, description="detector transfer at 0.5 cycles/px")
+    particle_spacing_angstrom: float = Field(
+        185.0, gt=10, description="smallest distance between particle centres, Å"
+    )
+    particle_fill: float = Field(
+        0.7, ge=0, le=1, description="share of the densest random packing that is filled"
+    )
+    ice_gradient: float = Field(
+        0.1, ge=0, lt=1, description="largest relative change of intensity by ice thickness"
+    )
+    drift_angstrom: float = Field(0.0, ge=0, description="total drift over the movie, Å")
+    gain_residual: float = Field(
+        0.0, ge=0, lt=1, description="standard deviation of the uncorrected pixel gain, relative"
+    )
+    hot_pixels_per_million: float = Field(0.0, ge=0, le=1e5, description="hot pixels")
+
+    @model_validator(mode="after")
+    def _defocus_range_is_ordered(self) -> Self:
+        if self.defocus_min_angstrom > self.defocus_max_angstrom:
+            raise ValueError("defocus_min_angstrom is larger than defocus_max_angstrom")
+        return self
+
+
+class PrepareConfig(Config):
+    """How movies or half-sets become a data set."""
+
+    groups: int = Field(
+        8, ge=2, le=64, description="interleaved frame groups kept of each movie; 2 is even/odd"
+    )
+    validation_fraction: float = Field(0.1, ge=0, lt=1, description="share of the micrographs")
+    test_fraction: float = Field(0.1, ge=0, lt=1, description="share of the micrographs")
+    dose_ratio: float | None = Field(
+        None, gt=0, description="dose of the second half-set over that of the first; None: look"
+    )
+    pixel_size_angstrom: float | None = Field(
+        None, gt=0, le=100, description="Å/px, overrides the headers"
+    )
+    dose_e_per_A2: float | None = Field(None, gt=0, description="total dose, e/Å², if known")
+    seed: int = Field(0, ge=0, description="seed of the random split by micrograph")
+
+    @model_validator(mode="after")
+    def _something_is_left_to_train_on(self) -> Self:
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError("validation_fraction + test_fraction leave nothing to train on")
+        return self
+
+
+class TrainConfig(Config):
+    """How a network is trained."""
+
+    network: str = Field("unet", description="a name that `clearice networks` lists")
+    loss: dict[str, float] = Field(
+        {"mse": 1.0}, description="weight of each loss that `clearice losses` lists"
+    )
+    target: Literal["noisy", "clean"] = Field(
+        "noisy", description="`noisy` is Noise2Noise; `clean` needs a data set with truth"
+    )
+    epochs: int = Field(100, ge=1, description="passes over as many patches as cover the data")
+    steps: int | None = Field(None, ge=1, description="optimiser steps; overrides epochs")
+    batch_size: int = Field(8, ge=1, description="patches in a step")
+    patch_size: int = Field(256, ge=16, description="edge of the square patch, px")
+    learning_rate: float = Field(1e-3, gt=0, le=1, description="peak of the schedule")
+    schedule: Literal["constant", "cosine"] = Field("cosine", description="after the warm-up")
+    warmup_fraction: float = Field(0.02, ge=0, lt=1, description="share of the steps")
+    weight_decay: float = Field(1e-4, ge=0, description="of AdamW")
+    gradient_clip: float = Field(1.0, gt=0, description="largest gradient norm")
+    ema_decay: float = Field(
+        0.995, ge=0, lt=1, description="of the averaged weights that are saved; 0 turns it off"
+    )
+    augment: bool = Field(True, description="the eight orientations of the square")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="of the network")
+    compile: bool = Field(False, description="torch.compile the network")
+    cache: Literal["auto", "gpu", "ram", "stream"] = Field(
+        "auto", description="where the data set is held while training"
+    )
+    validations: int = Field(20, ge=1, description="validations over the whole run")
+    checkpoint_seconds: float = Field(60.0, gt=0, description="longest time between saves, s")
+    seed: int = Field(0, ge=0, description="seed of weights and samples")
+
+    @field_validator("loss")
+    @classmethod
+    def _weights_are_usable(cls, loss: dict[str, float]) -> dict[str, float]:
+        if not loss or any(weight <= 0 for weight in loss.values()):
+            raise ValueError("needs at least one loss, and every weight above 0")
+        return loss
+
+
+def parse_loss(spec: str) -> dict[str, float]:
+    """Read a loss such as ``mse + 0.05 fourier-log-power`` (weight 1 where none stands).
+
+    Raises:
+        ConfigError: A term is not ``[weight] name``.
+    """
+    weights: dict[str, float] = {}
+    for term in spec.split("+"):
+        match = re.fullmatch(r"\s*(?:([0-9.]+(?:e-?[0-9]+)?)\s*\*?\s+)?([a-z][a-z0-9-]*)\s*", term)
+        if match is None:
+            raise ConfigError(
+                f"--loss '{spec}': cannot read '{term.strip()}'; "
+                "write for instance 'mse + 0.05 fourier-log-power'"
+            )
+        weights[match[2]] = weights.get(match[2], 0.0) + float(match[1] or 1)
+    return weights
+
+
+def fourier_weighted_loss(weight: float) -> dict[str, float]:
+    """Return (1−w)·MSE + w·log-power as loss weights.
+
+    Raises:
+        ConfigError: The weight is outside [0, 1].
+    """
+    if not 0 <= weight <= 1:
+        raise ConfigError(f"--fourier-weight {weight}: must be between 0 and 1")
+    parts = {"mse": 1 - weight, "fourier-log-power": weight}
+    return {name: value for name, value in parts.items() if value > 0}
+
+
+def validate_config(model: type[Model], values: dict[str, Any], where: str) -> Model:
+    """Build a configuration, turning pydantic's report into one line.
+
+    Args:
+        model: The configuration class.
+        values: Keys and values.
+        where: File or command line, for the message.
+
+    Raises:
+        ConfigError: A key is unknown (with the nearest known one) or a value is out of range.
+    """
+    for key in values:
+        if key not in model.model_fields:
+            known = sorted(model.model_fields)
+            hint = did_you_mean(str(key), known)
+            raise ConfigError(f"{where}: unknown key '{key}'{hint}; known: {', '.join(known)}")
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'values'}: {e['msg'].removeprefix('Value error, ')}"
+            for e in error.errors()
+        )
+        raise ConfigError(f"{where}: {problems}") from None
+
+
+def load_config(model: type[Model], path: Path | None, overrides: dict[str, Any]) -> Model:
+    """Read a YAML file and let options that are not None take precedence.
+
+    Raises:
+        InputFileError: The file is missing or no YAML mapping.
+        ConfigError: A key or value cannot be used.
+    """
+    given = {key: value for key, value in overrides.items() if value is not None}
+    if path is None:
+        return validate_config(model, given, "options")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputFileError(path, f"cannot be read ({error.strerror})", "check --config") from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise InputFileError(path, "is not valid YAML", "check its syntax") from None
+    if not isinstance(values, dict):
+        raise InputFileError(path, "is not a YAML mapping", "write it as 'key: value' lines")
+    return validate_config(model, {**values, **given}, str(path))
+
+
+def dump_config(config: Config) -> str:
+    """Return a configuration as YAML that `load_config` reads back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)

@@ -1,0 +1,23 @@
+"""The data set on disk and on its way into training: writer, reader, sampler, caches."""
+
+from clearice.data.loader import PatchLoader
+from clearice.data.manifest import Manifest, MicrographEntry, Split
+from clearice.data.normalise import Affine
+from clearice.data.reader import Dataset, open_dataset
+from clearice.data.sampler import GridSampler, PatchPlan, Sampler
+from clearice.data.writer import DatasetWriter, assign_splits
+
+__all__ = [
+    "Affine",
+    "Dataset",
+    "DatasetWriter",
+    "GridSampler",
+    "Manifest",
+    "MicrographEntry",
+    "PatchLoader",
+    "PatchPlan",
+    "Sampler",
+    "Split",
+    "assign_splits",
+    "open_dataset",
+]

@@ -1,0 +1,35 @@
+"""The one place where intensities are normalised: one affine a micrograph, from its full dose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Affine:
+    """x → (x − mean) / std.
+
+    Attributes:
+        mean: Of the full-dose image.
+        std: Of the full-dose image, above 0.
+    """
+
+    mean: float
+    std: float
+
+    @classmethod
+    def of(cls, full_dose: Float[Tensor, "h w"]) -> Affine:
+        """Take mean and standard deviation of a full-dose image, summed in float64."""
+        wide = full_dose.double()
+        return cls(float(wide.mean()), float(wide.std(correction=0)))
+
+    def apply(self, image: Float[Tensor, "*batch h w"]) -> Float[Tensor, "*batch h w"]:
+        """Normalise."""
+        return (image - self.mean) / self.std
+
+    def invert(self, image: Float[Tensor, "*batch h w"]) -> Float[Tensor, "*batch h w"]:
+        """Return to the original intensity scale."""
+        return image * self.std + self.mean

@@ -1,0 +1,166 @@
+"""Denoise files, or the micrographs of a data set; one bad file never stops the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from clearice import io
+from clearice.data import Affine, Dataset, MicrographEntry, Split, open_dataset
+from clearice.denoise.network import Denoiser, describe_mismatch
+from clearice.errors import BatchError, DatasetError, InputFileError, OutputError
+
+Progress = Callable[[int, int], None]
+Say = Callable[[str], None]
+
+
+def _ignore(*_: object) -> None:
+    """Report nothing."""
+
+
+def denoise_files(
+    micrographs: Sequence[Path],
+    denoiser: Denoiser,
+    out: Path,
+    progress: Progress = _ignore,
+    say: Say = _ignore,
+) -> list[Path]:
+    """Denoise micrographs into a folder, under the same names, headers kept.
+
+    Args:
+        micrographs: MRC files with one image each.
+        denoiser: The model.
+        out: Folder for the results.
+        progress: Called with (files done, files in all).
+        say: Called with one line for each thing that the user should know.
+
+    Returns:
+        The files written.
+
+    Raises:
+        OutputError: `out` cannot be written, or results would overwrite each other or their input.
+        BatchError: Some files could not be denoised; the others were.
+    """
+    io.ensure_folder(out)
+    _refuse_collisions(micrographs, out)
+    written: list[Path] = []
+    failures: list[str] = []
+    for done, path in enumerate(micrographs):
+        try:
+            written.append(_denoise_file(path, denoiser, out / path.name, say))
+        except InputFileError as error:
+            failures.append(str(error))
+        progress(done + 1, len(micrographs))
+    if failures:
+        raise BatchError(failures, len(micrographs))
+    return written
+
+
+def _refuse_collisions(micrographs: Sequence[Path], out: Path) -> None:
+    seen: dict[str, Path] = {}
+    for path in micrographs:
+        if path.name in seen:
+            raise OutputError(
+                f"{path} and {seen[path.name]} would write the same file; denoise them apart"
+            )
+        seen[path.name] = path
+        if (out / path.name).resolve() == path.resolve():
+            raise OutputError(f"{path}: would be overwritten; choose another --out")
+
+
+def _denoise_file(path: Path, denoiser: Denoiser, target: Path, say: Say) -> Path:
+    micrograph = io.read_micrograph(path)
+    warning = describe_mismatch(denoiser.info, micrograph.pixel_size_angstrom)
+    if warning:
+        say(f"warning: {path}: {warning}")
+    io.write_mrc(
+        target,
+        denoiser(micrograph.pixels),
+        micrograph.pixel_size_angstrom,
+        like=path,
+        label=f"clearice: denoised ({denoiser.info.network})",
+    )
+    return target
+
+
+def _mean_of(
+    stack: Float[Tensor, "k h w"], weights: Sequence[float], members: range
+) -> Float[Tensor, "h w"]:
+    """Return the dose-weighted mean of some groups."""
+    chosen = torch.tensor([weights[i] for i in members])
+    return torch.einsum("k,khw->hw", chosen / chosen.sum(), stack[list(members)])
+
+
+def denoise_dataset(
+    folder: Path,
+    denoiser: Denoiser,
+    out: Path,
+    split: Split,
+    *,
+    halves: bool = False,
+    progress: Progress = _ignore,
+) -> list[Path]:
+    """Denoise the full-dose micrographs of a data set (the inputs, where doses differ).
+
+    Args:
+        folder: The data set.
+        denoiser: The model.
+        out: Folder for `denoised/` and `raw/`.
+        split: Which micrographs.
+        halves: Also the even and odd halves, into `denoised_even/`, `raw_even/` and so on.
+        progress: Called with (micrographs done, micrographs in all).
+
+    Returns:
+        The denoised full-dose files.
+
+    Raises:
+        DatasetError: The data set has no such micrographs, or no exchangeable halves.
+    """
+    dataset = open_dataset(folder)
+    entries = dataset.entries(split)
+    if not entries:
+        raise DatasetError(f"{folder}: has no {split.value} micrographs; choose another --split")
+    exchangeable = dataset.manifest.roles == "exchangeable"
+    if halves and not exchangeable:
+        raise DatasetError(f"{folder}: its halves differ in dose; denoise without --halves")
+    parts = ("", "_even", "_odd") if halves else ("",)
+    for part in parts:
+        io.ensure_folder(out / f"denoised{part}")
+        io.ensure_folder(out / f"raw{part}")
+    for done, entry in enumerate(entries):
+        _denoise_entry(dataset, entry, denoiser, out, parts, exchangeable=exchangeable)
+        progress(done + 1, len(entries))
+    return [out / "denoised" / f"{entry.name}.mrc" for entry in entries]
+
+
+def _denoise_entry(
+    dataset: Dataset,
+    entry: MicrographEntry,
+    denoiser: Denoiser,
+    out: Path,
+    parts: Sequence[str],
+    *,
+    exchangeable: bool,
+) -> None:
+    stack = dataset.stack(entry).float()
+    affine = Affine(entry.mean, entry.std)
+    groups = entry.shape[0]
+    members = {
+        "": range(groups if exchangeable else 1),
+        "_even": range(0, groups, 2),
+        "_odd": range(1, groups, 2),
+    }
+    for part in parts:
+        raw = _mean_of(stack, entry.weights, members[part])
+        denoised = denoiser.normalised(raw) * denoiser.info.output_gain
+        for kind, image in (("raw", raw), ("denoised", denoised)):
+            io.write_mrc(
+                out / f"{kind}{part}" / f"{entry.name}.mrc",
+                affine.invert(image),
+                dataset.manifest.pixel_size_angstrom,
+                label=f"clearice: {kind}{part.replace('_', ' ')}",
+            )

@@ -1,0 +1,42 @@
+"""Which device computes, said aloud."""
+
+from __future__ import annotations
+
+import torch
+
+from clearice.errors import ConfigError
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device to use.
+
+    Args:
+        name: `auto` (CUDA, else MPS, else CPU), or `cpu`, `cuda`, `cuda:N`, `mps`.
+
+    Raises:
+        ConfigError: The device is unknown or not there; nothing falls back in silence.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"--device {name}: unknown; use auto, cpu, cuda, cuda:N or mps") from None
+    available = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not available.get(device.type, False):
+        raise ConfigError(f"--device {name}: not available here; use --device auto or cpu")
+    return device
+
+
+def describe_device(device: torch.device) -> str:
+    """Return what a user would call the device."""
+    if device.type == "cuda":
+        memory = torch.cuda.get_device_properties(device).total_memory / 2**30
+        return f"{torch.cuda.get_device_name(device)} ({memory:.0f} GiB)"
+    return f"{device.type} ({torch.get_num_threads()} threads)"

@@ -1,0 +1,151 @@
+"""Fourier grids, ring sums and radial filters: pure functions of tensors.
+
+Frequencies are in cycles/px (Nyquist 0.5). Half-spectra are those of `torch.fft.rfft2`, unnormalised.
+Device and dtype follow the input.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Complex, Float, Int
+from torch import Tensor
+
+
+def frequency_grid(
+    height: int, width: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None
+) -> Float[Tensor, "h wf"]:
+    """Return the length of the frequency vector of each `rfft2` bin, cycles/px."""
+    fy = torch.fft.fftfreq(height, device=device, dtype=dtype)
+    fx = torch.fft.rfftfreq(width, device=device, dtype=dtype)
+    return torch.hypot(fy[:, None], fx[None, :])
+
+
+def half_spectrum_weights(width: int, like: Tensor) -> Float[Tensor, "wf"]:
+    """Return how often each `rfft2` column stands in the full spectrum: 2, or 1 at its own mirror."""
+    weights = torch.full((width // 2 + 1,), 2.0, device=like.device, dtype=like.dtype)
+    weights[0] = 1.0
+    if width % 2 == 0:
+        weights[-1] = 1.0
+    return weights
+
+
+def ring_index(
+    height: int, width: int, n_rings: int, *, device: torch.device | None = None
+) -> Int[Tensor, "h wf"]:
+    """Return the ring of each `rfft2` bin: equal widths, `n_rings` of them up to 0.5 cycles/px."""
+    frequency = frequency_grid(height, width, device=device, dtype=torch.float64)
+    return (frequency * 2 * n_rings).floor().long()
+
+
+def rings_to_corner(n_rings: int) -> int:
+    """Return how many rings of that width reach the corner of the spectrum, √½ cycles/px."""
+    return int(math.sqrt(2) * n_rings) + 1
+
+
+def ring_frequencies(n_rings: int, *, corners: bool = False) -> Float[Tensor, "rings"]:
+    """Return the middle of each ring, cycles/px."""
+    count = rings_to_corner(n_rings) if corners else n_rings
+    return (torch.arange(count, dtype=torch.float64) + 0.5) / (2 * n_rings)
+
+
+@dataclass(frozen=True)
+class RingSums:
+    """Sums over Fourier rings for a pair of images; adding two of them pools their images.
+
+    Attributes:
+        cross: Re Σ X Y* of each ring.
+        power_x: Σ |X|² of each ring.
+        power_y: Σ |Y|² of each ring.
+        count: Pixels of the full spectrum in each ring.
+    """
+
+    cross: Float[Tensor, "rings"]
+    power_x: Float[Tensor, "rings"]
+    power_y: Float[Tensor, "rings"]
+    count: Float[Tensor, "rings"]
+
+    def __add__(self, other: RingSums) -> RingSums:
+        return RingSums(
+            self.cross + other.cross,
+            self.power_x + other.power_x,
+            self.power_y + other.power_y,
+            self.count + other.count,
+        )
+
+
+def ring_sums(
+    x: Float[Tensor, "h w"], y: Float[Tensor, "h w"], n_rings: int, *, corners: bool = False
+) -> RingSums:
+    """Sum cross and auto power of two images over Fourier rings, in float64.
+
+    Args:
+        x: First image.
+        y: Second image, of the same shape.
+        n_rings: Number of rings from 0 to Nyquist.
+        corners: Go on with rings of the same width up to the corner of the spectrum.
+
+    Returns:
+        The sums over the full spectrum (each mirrored bin counted).
+    """
+    height, width = x.shape
+    n_all = rings_to_corner(n_rings)
+    fx, fy = torch.fft.rfft2(x.double()), torch.fft.rfft2(y.double())
+    rings = ring_index(height, width, n_rings, device=x.device).flatten()
+    weights = half_spectrum_weights(width, fx.real).expand(height, -1)
+
+    def total(values: Float[Tensor, "h wf"]) -> Float[Tensor, "rings"]:
+        sums = torch.bincount(rings, weights=(values * weights).flatten(), minlength=n_all)
+        return sums if corners else sums[:n_rings]
+
+    return RingSums(
+        cross=total((fx * fy.conj()).real),
+        power_x=total(fx.abs().square()),
+        power_y=total(fy.abs().square()),
+        count=total(torch.ones_like(fx.real)),
+    )
+
+
+def radial_filter(
+    image: Float[Tensor, "*batch h w"], response: Callable[[Tensor], Tensor]
+) -> Float[Tensor, "*batch h w"]:
+    """Multiply an image's spectrum by a function of frequency (cycles/px)."""
+    height, width = image.shape[-2:]
+    grid = frequency_grid(height, width, device=image.device, dtype=image.dtype)
+    return torch.fft.irfft2(torch.fft.rfft2(image) * response(grid), s=(height, width))
+
+
+def gaussian_lowpass(
+    image: Float[Tensor, "*batch h w"], sigma_px: float
+) -> Float[Tensor, "*batch h w"]:
+    """Convolve with a periodic Gaussian of standard deviation `sigma_px`."""
+    return radial_filter(image, lambda f: torch.exp(-2 * (math.pi * sigma_px * f) ** 2))
+
+
+def highpass(image: Float[Tensor, "*batch h w"], cutoff: float) -> Float[Tensor, "*batch h w"]:
+    """Remove what is slower than `cutoff` (cycles/px), with a Gaussian edge 1 − exp(−(f/cutoff)² ln 2)."""
+    return radial_filter(image, lambda f: 1 - torch.exp(-math.log(2) * (f / cutoff) ** 2))
+
+
+def apply_ring_gain(
+    image: Float[Tensor, "h w"], gain: Float[Tensor, "rings"]
+) -> Float[Tensor, "h w"]:
+    """Multiply each Fourier ring of an image by its own factor; beyond Nyquist the last one holds."""
+    height, width = image.shape
+    rings = ring_index(height, width, len(gain), device=image.device).clamp(max=len(gain) - 1)
+    factors = gain.to(image)[rings]
+    return torch.fft.irfft2(torch.fft.rfft2(image) * factors, s=(height, width))
+
+
+def shift_spectrum(
+    spectrum: Complex[Tensor, "h wf"], width: int, shift_px: tuple[float, float]
+) -> Complex[Tensor, "h wf"]:
+    """Shift an image by (rows, columns) px, given its half-spectrum: white noise stays white."""
+    height = spectrum.shape[0]
+    fy = torch.fft.fftfreq(height, device=spectrum.device, dtype=spectrum.real.dtype)
+    fx = torch.fft.rfftfreq(width, device=spectrum.device, dtype=spectrum.real.dtype)
+    angle = -2 * math.pi * (fy[:, None] * shift_px[0] + fx[None, :] * shift_px[1])
+    return spectrum * torch.polar(torch.ones_like(angle), angle)

@@ -1,0 +1,28 @@
+"""The only file-format code: everything that knows how a file is laid out stands here."""
+
+from clearice.io.atomic import atomic_path, ensure_folder, write_json, write_text
+from clearice.io.atoms import read_atoms
+from clearice.io.mrc import (
+    PixelSizeFallback,
+    image_shape,
+    open_movie,
+    read_micrograph,
+    read_stack,
+    write_mrc,
+)
+from clearice.io.star import write_coordinates
+
+__all__ = [
+    "PixelSizeFallback",
+    "atomic_path",
+    "ensure_folder",
+    "image_shape",
+    "open_movie",
+    "read_atoms",
+    "read_micrograph",
+    "read_stack",
+    "write_coordinates",
+    "write_json",
+    "write_mrc",
+    "write_text",
+]

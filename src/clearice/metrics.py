@@ -1,0 +1,154 @@
+"""From tensors to numbers: correlations, signal-to-noise ratios, structural similarity.
+
+Definitions stand in design terms: b is a Fourier ring; Re and Ro are the raw halves, De and Do
+their denoised versions, S the unknown signal. Pool over micrographs by adding `RingSums` or
+`Moments`, never by averaging ratios.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from pytorch_msssim import ssim as _ssim
+from torch import Tensor
+
+from clearice.fourier import RingSums, highpass
+
+
+def frc(sums: RingSums) -> Float[Tensor, "rings"]:
+    """Return the Fourier ring correlation, Re Σ X Y* / √(Σ|X|² Σ|Y|²); 0 where a ring is empty.
+
+    Source: Saxton & Baumeister 1982.
+    """
+    return _ratio(sums.cross, (sums.power_x * sums.power_y).sqrt())
+
+
+def truth_correlation(denoised: RingSums, raw: RingSums) -> Float[Tensor, "rings"]:
+    """Return ρ_b = FRC(De, Ro) / √FRC(Re, Ro), the correlation with the unknown truth.
+
+    Valid for halves of equal dose and scale, on micrographs held out of training. NaN where the
+    raw halves do not correlate.
+
+    Args:
+        denoised: Sums of (De, Ro).
+        raw: Sums of (Re, Ro).
+    """
+    return frc(denoised) / frc(raw).clamp(min=0).sqrt().where(frc(raw) > 0, torch.nan)
+
+
+def correlation_gain(denoised: RingSums, raw: RingSums) -> Float[Tensor, "rings"]:
+    """Return FRC(De, Ro) / FRC(Re, Ro): no filter constant on rings exceeds 1. NaN where raw ≤ 0."""
+    return frc(denoised) / frc(raw).where(frc(raw) > 0, torch.nan)
+
+
+def signal_transfer(denoised: RingSums, raw: RingSums) -> Float[Tensor, "rings"]:
+    """Return T_b = Re Σ De Ro* / Re Σ Re Ro*: how much of the true amplitude survives."""
+    return denoised.cross / raw.cross.where(raw.cross > 0, torch.nan)
+
+
+def wiener_gain(raw: RingSums) -> Float[Tensor, "rings"]:
+    """Return the radial Wiener filter for X, learnt from an independent Y of the same signal.
+
+    W_b = Re Σ X Y* / Σ|X|², not below 0; for halves of equal dose it is their FRC.
+    """
+    return _ratio(raw.cross, raw.power_x).clamp(min=0)
+
+
+def pool(sums: RingSums, n_bands: int) -> RingSums:
+    """Add neighbouring rings up to at most `n_bands` wider ones."""
+    width = -(-len(sums.cross) // n_bands)
+
+    def add(values: Tensor) -> Tensor:
+        padding = -len(values) % width
+        return torch.nn.functional.pad(values, (0, padding)).reshape(-1, width).sum(1)
+
+    return RingSums(add(sums.cross), add(sums.power_x), add(sums.power_y), add(sums.count))
+
+
+def band(sums: RingSums, inside: Tensor) -> RingSums:
+    """Add the chosen rings into one."""
+    return RingSums(
+        *(v[inside].sum()[None] for v in (sums.cross, sums.power_x, sums.power_y, sums.count))
+    )
+
+
+def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    return torch.where(denominator > 0, numerator / denominator, 0.0)
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over the pixels of two images after subtraction of their means; adding pools images."""
+
+    xy: float
+    xx: float
+    yy: float
+    count: int
+
+    @classmethod
+    def of(cls, x: Float[Tensor, "h w"], y: Float[Tensor, "h w"]) -> Moments:
+        """Sum over two images, in float64."""
+        x, y = x.double() - x.double().mean(), y.double() - y.double().mean()
+        products = ((x * y).sum(), x.square().sum(), y.square().sum())
+        return cls(*(float(p) for p in products), x.numel())
+
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(
+            self.xy + other.xy, self.xx + other.xx, self.yy + other.yy, self.count + other.count
+        )
+
+    @property
+    def covariance(self) -> float:
+        """Of the two images."""
+        return self.xy / self.count
+
+    @property
+    def correlation(self) -> float:
+        """Pearson's r; 0 if an image is constant."""
+        return self.xy / math.sqrt(self.xx * self.yy) if self.xx > 0 and self.yy > 0 else 0.0
+
+
+def snr_db(correlation: float) -> float:
+    """Return −10 log₁₀(1 − r²), r the correlation with the truth: 0 for pure noise."""
+    return -10 * math.log10(max(1 - correlation**2, 1e-12))
+
+
+def psnr_db(image: Float[Tensor, "h w"], truth: Float[Tensor, "h w"]) -> float:
+    """Return 10 log₁₀(range² / MSE) after the best affine fit of the image to the truth, dB.
+
+    `range` is that of the truth. The fit makes it independent of the image's scale.
+    """
+    truth = truth.double()
+    error = (fit_affine(image, truth).double() - truth).square().mean()
+    return float(10 * torch.log10((truth.max() - truth.min()).square() / error))
+
+
+def ssim(image: Float[Tensor, "h w"], truth: Float[Tensor, "h w"]) -> float:
+    """Return the structural similarity after the best affine fit of the image to the truth.
+
+    Source: Wang et al. 2004, 11 px Gaussian window of 1.5 px, data range that of the truth.
+    """
+    truth = truth.double()
+    fitted = fit_affine(image, truth).double()
+    span = float(truth.max() - truth.min())
+    return float(_ssim(fitted[None, None], truth[None, None], data_range=span))
+
+
+def fit_affine(
+    image: Float[Tensor, "h w"], reference: Float[Tensor, "h w"]
+) -> Float[Tensor, "h w"]:
+    """Scale and shift an image to least squared distance from a reference."""
+    moments = Moments.of(image, reference)
+    slope = moments.xy / moments.xx if moments.xx > 0 else 0.0
+    wide = image.double()
+    return ((wide - wide.mean()) * slope + reference.double().mean()).to(image.dtype)
+
+
+def highpassed(
+    image: Float[Tensor, "h w"], pixel_size_angstrom: float, cutoff_angstrom: float = 400.0
+) -> Float[Tensor, "h w"]:
+    """Remove what is slower than `cutoff_angstrom`, or the ice gradient dominates every score."""
+    return highpass(image.double(), pixel_size_angstrom / cutoff_angstrom)

@@ -1,0 +1,121 @@
+"""Do the halves hold the same dose? If not, the smaller one is always the input."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from clearice.fourier import RingSums, ring_frequencies, ring_sums
+
+# Signal stands over the noise between these resolutions; the outer quarter of the spectrum is noise.
+_SIGNAL_BAND_ANGSTROM = (400.0, 100.0)
+_SCALE_BAND_ANGSTROM = (300.0, 50.0)
+_UNEQUAL_POWER = 1.5
+_UNEQUAL_DOSE = 1.25
+
+
+@dataclass(frozen=True)
+class PairStatistics:
+    """What one pair says of its doses.
+
+    Attributes:
+        colour: Power per pixel in the signal band over that near Nyquist, first and second image.
+        slope: Least-squares scale from the second image's signal to the first's, after each was
+            divided by its own standard deviation.
+    """
+
+    colour: tuple[float, float]
+    slope: float
+
+
+@dataclass(frozen=True)
+class DoseRoles:
+    """How the two images of each pair may be used.
+
+    Attributes:
+        equal: Either may be input or target.
+        swapped: The second pattern has the lower dose, so it is the input.
+        dose_ratio: Dose of the target over that of the input; 1 if equal, else given or estimated.
+        target_gain: Signal scale of the normalised input over that of the normalised target.
+        reason: One line for the user.
+    """
+
+    equal: bool
+    swapped: bool
+    dose_ratio: float
+    target_gain: float
+    reason: str
+
+
+def _band(sums: RingSums, pixel_size: float, band: tuple[float, float]) -> Tensor:
+    resolution = pixel_size / ring_frequencies(len(sums.cross))
+    inside = (resolution <= band[0]) & (resolution >= band[1])
+    if not inside.any():
+        inside[1] = True
+    return inside
+
+
+def pair_statistics(groups: Float[Tensor, "2 h w"], pixel_size_angstrom: float) -> PairStatistics:
+    """Measure the colour of both images and the scale between their signals."""
+    first, second = (group - group.mean() for group in groups.double())
+    sums = ring_sums(first / first.std(), second / second.std(), min(groups.shape[-2:]) // 2)
+    signal = _band(sums, pixel_size_angstrom, _SIGNAL_BAND_ANGSTROM)
+    scale = _band(sums, pixel_size_angstrom, _SCALE_BAND_ANGSTROM)
+    outer = torch.arange(len(sums.cross)) >= 3 * len(sums.cross) // 4
+    low = sums.count[signal].sum(), sums.count[outer].sum()
+
+    def colour(power: Tensor) -> float:
+        return float(power[signal].sum() / low[0] / (power[outer].sum() / low[1]))
+
+    return PairStatistics(
+        (colour(sums.power_x), colour(sums.power_y)),
+        float(sums.cross[scale].sum() / sums.power_y[scale].sum()),
+    )
+
+
+def find_roles(pairs: Sequence[PairStatistics], dose_ratio: float | None) -> DoseRoles:
+    """Decide from all pairs together whether the doses are equal, and if not which is the input.
+
+    Args:
+        pairs: Statistics of each pair, at least one.
+        dose_ratio: Dose of the second image over that of the first, if the user knows it.
+    """
+    first = statistics.median(pair.colour[0] for pair in pairs)
+    second = statistics.median(pair.colour[1] for pair in pairs)
+    seen = f"low- to high-frequency power {first:.1f} and {second:.1f}"
+    if dose_ratio is None:
+        # Above the white noise (1), the power ratio is the signal-to-noise ratio, which grows
+        # with the dose.
+        estimate = max(second - 1, 0.05) / max(first - 1, 0.05)
+        equal = max(first, second) / min(first, second) < _UNEQUAL_POWER
+        reason = f"{seen}: {'equal dose' if equal else f'unequal dose, ratio about {estimate:.0f}'}"
+        if not equal and estimate < 1:
+            reason = f"{seen}: unequal dose, ratio about 1/{1 / estimate:.0f}"
+    else:
+        estimate = dose_ratio
+        equal = max(dose_ratio, 1 / dose_ratio) < _UNEQUAL_DOSE
+        reason = f"dose ratio {dose_ratio:g} as given ({seen})"
+    if equal:
+        return DoseRoles(True, False, 1.0, 1.0, f"{reason}; either half may be input or target")
+    swapped = estimate < 1
+    slopes = [_slope_between(pair, swapped) for pair in pairs]
+    which = "second" if swapped else "first"
+    return DoseRoles(
+        equal=False,
+        swapped=swapped,
+        dose_ratio=max(estimate, 1 / estimate),
+        target_gain=statistics.median(slopes),
+        reason=f"{reason}; the {which} pattern is always the input",
+    )
+
+
+def _slope_between(pair: PairStatistics, swapped: bool) -> float:
+    """Return the scale from target to input signal, never negative or absurd."""
+    slope = 1 / pair.slope if swapped and pair.slope > 0 else pair.slope
+    return min(max(slope, 1e-3), 1e3) if math.isfinite(slope) else 1.0

@@ -1,0 +1,221 @@
+"""Prepare a data set: read, check, normalise, write; one bad file never stops the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from clearice import io
+from clearice.config import PrepareConfig
+from clearice.data import Affine, DatasetWriter, Manifest
+from clearice.errors import BatchError, DatasetError, InputFileError, PairingError, UserError
+from clearice.prepare.dose import DoseRoles, PairStatistics, find_roles, pair_statistics
+from clearice.prepare.pairs import HalfPair
+from clearice.prepare.split import read_pair, split
+from clearice.types import HalfSet
+
+Progress = Callable[[int, int], None]
+
+
+def _ignore(done: int, total: int) -> None:
+    """Report nothing."""
+
+
+def prepare_movies(
+    movies: Sequence[Path],
+    out: Path,
+    config: PrepareConfig,
+    truth: Path | None = None,
+    progress: Progress = _ignore,
+) -> Manifest:
+    """Make a data set from movies.
+
+    Args:
+        movies: MRC stacks.
+        out: Folder of the data set.
+        config: Groups, splits and overrides.
+        truth: Folder with a noise-free image of the same name for each movie (simulations).
+        progress: Called with (movies done, movies in all).
+
+    Raises:
+        BatchError: Some movies could not be used; the data set holds the others.
+        DatasetError: None could be used.
+        PairingError: Two movies have the same name.
+    """
+    _refuse_duplicates(movies)
+
+    def read(path: Path) -> HalfSet:
+        return split(io.open_movie(path, config.pixel_size_angstrom), config.groups)
+
+    job = _Job(out, config, truth)
+    for done, path in enumerate(movies):
+        job.attempt(path, lambda path=path: read(path))  # type: ignore[misc]
+        progress(done + 1, len(movies))
+    return job.finish(len(movies))
+
+
+def prepare_pairs(
+    pairs: Sequence[HalfPair],
+    out: Path,
+    config: PrepareConfig,
+    truth: Path | None = None,
+    progress: Progress = _ignore,
+    say: Callable[[str], None] = lambda message: None,
+) -> Manifest:
+    """Make a data set from ready half-sets.
+
+    Args:
+        pairs: The files, paired.
+        out: Folder of the data set.
+        config: Splits, dose ratio and overrides.
+        truth: Folder with a noise-free image of the same name for each pair.
+        progress: Called with (pairs done, pairs in all).
+        say: Called with one line on what was recognised.
+
+    Raises:
+        BatchError: Some pairs could not be used; the data set holds the others.
+        DatasetError: None could be used.
+    """
+    roles = _roles(pairs, config)
+    say(roles.reason)
+    job = _Job(out, config, truth, roles)
+    ratio = 1 / roles.dose_ratio if roles.swapped else roles.dose_ratio
+    for done, pair in enumerate(pairs):
+        job.attempt(
+            pair.first,
+            lambda pair=pair: read_pair(pair, config.pixel_size_angstrom, ratio),  # type: ignore[misc]
+        )
+        progress(done + 1, len(pairs))
+    return job.finish(len(pairs))
+
+
+def _refuse_duplicates(movies: Sequence[Path]) -> None:
+    seen: dict[str, Path] = {}
+    for path in movies:
+        name = path.name.split(".")[0]
+        if name in seen:
+            raise PairingError(f"{path} and {seen[name]} have the same name; rename one of them")
+        seen[name] = path
+
+
+def _roles(pairs: Sequence[HalfPair], config: PrepareConfig) -> DoseRoles:
+    """Look at every pair that can be read; those that cannot are reported when they are prepared."""
+    looked: list[PairStatistics] = []
+    for pair in pairs:
+        try:
+            half_set = read_pair(pair, config.pixel_size_angstrom, 1.0)
+        except UserError:
+            continue
+        looked.append(pair_statistics(half_set.groups, half_set.pixel_size_angstrom))
+    return find_roles(looked, config.dose_ratio) if looked else DoseRoles(True, False, 1, 1, "")
+
+
+class _Job:
+    """One data set being written, with the failures so far."""
+
+    def __init__(
+        self, out: Path, config: PrepareConfig, truth: Path | None, roles: DoseRoles | None = None
+    ) -> None:
+        self._writer = DatasetWriter(out)
+        self._out = out
+        self._config = config
+        self._truth = truth
+        self._roles = roles or DoseRoles(True, False, 1.0, 1.0, "")
+        self._pixel_size: float | None = None
+        self._failures: list[str] = []
+
+    def attempt(self, source: Path, read: Callable[[], HalfSet]) -> None:
+        """Add one micrograph, or note why it could not be used."""
+        try:
+            half_set = read()
+            if self._roles.swapped:
+                half_set = _input_first(half_set)
+            self._check_pixel_size(source, half_set)
+            self._add(half_set)
+        except InputFileError as error:
+            self._failures.append(str(error))
+
+    def _check_pixel_size(self, source: Path, half_set: HalfSet) -> None:
+        size = half_set.pixel_size_angstrom
+        if self._pixel_size is None:
+            self._pixel_size = size
+        if abs(size / self._pixel_size - 1) > 0.01:
+            raise InputFileError(
+                source,
+                f"has {size:g} Å/px where those before it have {self._pixel_size:g}",
+                "prepare it apart, or give --pixel-size",
+            )
+
+    def _add(self, half_set: HalfSet) -> None:
+        normalised, affine = normalise(half_set, self._roles)
+        truth = None
+        if self._truth is not None:
+            path = self._truth / f"{half_set.name}.mrc"
+            image = io.read_micrograph(path, half_set.pixel_size_angstrom).pixels
+            truth = _normalised_truth(path, image, half_set)
+        self._writer.add(half_set, normalised, affine, truth)
+
+    def finish(self, total: int) -> Manifest:
+        """Write the manifest over what was done, then report what was not."""
+        if self._pixel_size is None:
+            raise DatasetError(
+                f"{self._out}: no input could be used:\n  " + "\n  ".join(self._failures)
+            )
+        manifest = self._writer.finish(
+            self._config,
+            self._pixel_size,
+            input_target=not self._roles.equal,
+            dose_ratio=self._roles.dose_ratio,
+            target_gain=self._roles.target_gain,
+        )
+        if self._failures:
+            raise BatchError(self._failures, total)
+        return manifest
+
+
+def _input_first(half_set: HalfSet) -> HalfSet:
+    """Return a pair with its two images exchanged."""
+    return replace(
+        half_set,
+        groups=half_set.groups.flip(0),
+        weights=half_set.weights[::-1],
+        sources=half_set.sources[::-1],
+    )
+
+
+def normalise(half_set: HalfSet, roles: DoseRoles) -> tuple[Float[Tensor, "k h w"], Affine]:
+    """Apply one affine, taken from the full-dose image, to all groups.
+
+    Halves of unequal dose have no common scale that could be known: each gets its own affine, and
+    the data set's `target_gain` says how their signals compare.
+
+    Returns:
+        The normalised groups, and the affine of the full dose (of the input, if doses differ).
+    """
+    if not roles.equal:
+        affines = [Affine.of(group) for group in half_set.groups]
+        pairs = zip(affines, half_set.groups, strict=True)
+        return torch.stack([affine.apply(group) for affine, group in pairs]), affines[0]
+    weights = torch.tensor(half_set.weights)[:, None, None]
+    affine = Affine.of((half_set.groups * weights).sum(0))
+    return affine.apply(half_set.groups), affine
+
+
+def _normalised_truth(
+    path: Path, truth: Float[Tensor, "h w"], half_set: HalfSet
+) -> Float[Tensor, "h w"]:
+    """Bring the truth to the scale of the normalised groups.
+
+    Truth is in counts of the whole exposure and groups are means of frames, so one factor between
+    the two is fitted on their means, which counting noise hardly moves.
+    """
+    if truth.shape != half_set.groups.shape[1:]:
+        raise InputFileError(path, "differs in shape from its movie", "give the matching truth")
+    weights = torch.tensor(half_set.weights)[:, None, None]
+    full = (half_set.groups * weights).sum(0)
+    return Affine.of(full).apply(truth * (full.double().mean() / truth.double().mean()).float())

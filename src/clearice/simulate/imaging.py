@@ -1,0 +1,126 @@
+"""From atoms to the expected image: projection, weak phase, CTF, envelope, detector."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch_ctf import calculate_ctf_2d
+
+from clearice.config import SimulateConfig
+from clearice.fourier import frequency_grid, radial_filter
+
+# Integral of the potential of an average heavy atom with its hydrogens, and of the solvent that it
+# displaces, V·Å³; solvent is smooth at the scale of a water molecule.
+_ATOM_VOLT_A3 = 144.0
+_SOLVENT_VOLT_A3 = 85.0
+_ATOM_SIGMA = 0.6
+_SOLVENT_SIGMA = 2.6
+
+
+@dataclass(frozen=True)
+class MicrographPhysics:
+    """What differs between micrographs of one session.
+
+    Attributes:
+        defocus_angstrom: Mean underfocus, Å.
+        astigmatism_angstrom: (U−V)/2, Å.
+        astigmatism_angle_degrees: Direction of U, degrees.
+    """
+
+    defocus_angstrom: float
+    astigmatism_angstrom: float
+    astigmatism_angle_degrees: float
+
+
+def interaction_constant(voltage_kv: float) -> float:
+    """Return the phase per projected potential, rad/(V·Å): 6.526e-4 at 300 kV.
+
+    Source: Kirkland, Advanced Computing in Electron Microscopy, eq. 5.6.
+    """
+    energy, rest = voltage_kv * 1e3, 510_998.95
+    wavelength = 12.2642598 / math.sqrt(energy * (1 + energy / (2 * rest)))
+    return 2 * math.pi / (wavelength * energy) * (rest + energy) / (2 * rest + energy)
+
+
+def add_atoms(counts: Float[Tensor, "h w"], positions_px: Float[Tensor, "atoms 2"]) -> None:
+    """Add atoms at (row, column) px to a periodic grid, each spread over its four nearest pixels."""
+    height, width = counts.shape
+    corner = positions_px.floor()
+    fraction = positions_px - corner
+    for dy in (0, 1):
+        for dx in (0, 1):
+            row = (corner[:, 0].long() + dy) % height
+            column = (corner[:, 1].long() + dx) % width
+            weight = (fraction[:, 0] if dy else 1 - fraction[:, 0]) * (
+                fraction[:, 1] if dx else 1 - fraction[:, 1]
+            )
+            counts.index_put_((row, column), weight, accumulate=True)
+
+
+def projected_potential(
+    counts: Float[Tensor, "n n"], pixel_size_angstrom: float
+) -> Float[Tensor, "n n"]:
+    """Turn atoms on a grid (see `add_atoms`) into their projected potential.
+
+    The transfer of the spreading (sinc²) is divided out again; then each atom gets its own width
+    and the hole that it leaves in the solvent.
+
+    Args:
+        counts: Atoms in each pixel.
+        pixel_size_angstrom: Å/px.
+
+    Returns:
+        Projected potential relative to the solvent, V·Å.
+    """
+    grid, size = counts, counts.shape[0]
+    spectrum = torch.fft.rfft2(grid)
+    fy = torch.fft.fftfreq(size, device=grid.device)
+    fx = torch.fft.rfftfreq(size, device=grid.device)
+    spread = torch.sinc(fy).square()[:, None] * torch.sinc(fx).square()[None, :]
+    k2 = (frequency_grid(size, size, device=grid.device) / pixel_size_angstrom).square()
+    form = _ATOM_VOLT_A3 * torch.exp(-2 * (math.pi * _ATOM_SIGMA) ** 2 * k2)
+    form = form - _SOLVENT_VOLT_A3 * torch.exp(-2 * (math.pi * _SOLVENT_SIGMA) ** 2 * k2)
+    return torch.fft.irfft2(spectrum * form / spread, s=(size, size)) / pixel_size_angstrom**2
+
+
+def contrast_transfer(
+    config: SimulateConfig, physics: MicrographPhysics, device: torch.device
+) -> Float[Tensor, "h wf"]:
+    """Return the CTF with its sign such that protein is dark at underfocus (negative at low k)."""
+    ctf = calculate_ctf_2d(
+        defocus=torch.tensor(physics.defocus_angstrom * 1e-4, device=device),
+        astigmatism=physics.astigmatism_angstrom * 1e-4,
+        astigmatism_angle=physics.astigmatism_angle_degrees,
+        voltage=config.voltage_kv,
+        spherical_aberration=config.spherical_aberration_mm,
+        amplitude_contrast=config.amplitude_contrast,
+        phase_shift=0.0,
+        pixel_size=config.pixel_size_angstrom,
+        image_shape=(config.size, config.size),
+        rfft=True,
+        fftshift=False,
+    )
+    return -ctf.to(torch.float32)
+
+
+def expected_image(
+    potential: Float[Tensor, "h w"], config: SimulateConfig, physics: MicrographPhysics
+) -> Float[Tensor, "h w"]:
+    """Return the expected intensity relative to the mean dose: 1 + weak-phase contrast.
+
+    I = 1 + F⁻¹[2 σ c · CTF · exp(−B k²/4) · MTF · F[V]], σ the interaction constant, c the empirical
+    contrast factor.
+    """
+    strength = 2 * interaction_constant(config.voltage_kv) * config.contrast
+    ctf = contrast_transfer(config, physics, potential.device)
+
+    def response(f: Tensor) -> Tensor:
+        envelope = torch.exp(-config.b_factor_A2 / 4 * (f / config.pixel_size_angstrom).square())
+        mtf = torch.exp(math.log(config.mtf_at_nyquist) * (2 * f).square())
+        return strength * ctf * envelope * mtf
+
+    return 1 + radial_filter(potential, response)

@@ -1,0 +1,241 @@
+"""Build everything a training run needs, from a data set and a configuration, and fit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clearice import __version__, checkpoint, io
+from clearice.config import TrainConfig, dump_config
+from clearice.data import (
+    Dataset,
+    GridSampler,
+    MicrographEntry,
+    PatchLoader,
+    Sampler,
+    Split,
+    open_dataset,
+)
+from clearice.errors import ConfigError, DatasetError, OutputError
+from clearice.losses import Objective
+from clearice.networks import build_network
+from clearice.seeds import derive_seed
+from clearice.train.loop import FitHooks, TrainReport, fit
+from clearice.train.state import TrainState, new_state, restore, snapshot
+from clearice.train.validate import Validator
+
+METRICS_NAME = "metrics.jsonl"
+CONFIG_NAME = "config.yaml"
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished run amounts to.
+
+    Attributes:
+        model: File with the best weights.
+        steps: Optimiser steps.
+        seconds: Time spent training.
+        last: The last report.
+    """
+
+    model: Path
+    steps: int
+    seconds: float
+    last: TrainReport | None
+
+
+def run(
+    dataset: Path,
+    out: Path,
+    config: TrainConfig,
+    device: torch.device,
+    *,
+    resume: bool = False,
+    report: Callable[[TrainReport], None] = lambda report: None,
+    say: Callable[[str], None] = lambda message: None,
+) -> TrainResult:
+    """Train a network on a data set.
+
+    Args:
+        dataset: Data-set folder.
+        out: Folder of the run: `best.safetensors`, `last.safetensors`, `config.yaml`,
+            `metrics.jsonl`.
+        config: How to train.
+        device: Where to train.
+        resume: Go on with the run in `out`.
+        report: Called at each interval.
+        say: Called with one line for each thing that the user should know.
+
+    Raises:
+        DatasetError: The data set cannot be used, or patches do not fit.
+        UnknownNameError: No such network or loss.
+        OutputError: `out` holds another run, or cannot be written.
+        CheckpointError: Nothing to resume from.
+        TrainingDivergedError: The loss is not finite.
+        TrainingInterruptedError: Stopped by a signal; the state is saved.
+    """
+    data = open_dataset(dataset)
+    objective = Objective(config.loss)
+    if config.target == "noisy":
+        for warning in objective.warnings_for_noisy_targets():
+            say(f"warning: {warning}")
+    state = _initial_state(config, device)
+    if resume:
+        _resume(state, out, config)
+        say(f"resuming at step {state.step}")
+    else:
+        _start(out, config)
+    train = data.entries(Split.TRAIN)
+    loader = _training_loader(data, train, config, device)
+    total = config.steps or config.epochs * steps_per_epoch(train, config)
+    validator = _validator(data, objective, config, device, loader.cache)
+    if validator is None:
+        say("warning: no validation micrographs; the last weights count as the best")
+    recorder = _Recorder(state, out, data, config, report)
+    fit(state, loader, validator, objective, config, total, recorder.hooks)
+    return TrainResult(out / checkpoint.BEST_NAME, state.step, state.seconds, recorder.last)
+
+
+def steps_per_epoch(train: list[MicrographEntry], config: TrainConfig) -> int:
+    """Return the steps that draw as many patches as would cover the training micrographs once."""
+    patches = sum(
+        max(1, (e.shape[1] // config.patch_size) * (e.shape[2] // config.patch_size)) for e in train
+    )
+    return max(1, -(-patches // config.batch_size))
+
+
+def _initial_state(config: TrainConfig, device: torch.device) -> TrainState:
+    # Fresh weights must not depend on, or disturb, whatever was drawn before in this process.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.seed, "weights"))
+        network = build_network(config.network)
+    layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+    return new_state(network.to(device, memory_format=layout).train(), config)
+
+
+def _start(out: Path, config: TrainConfig) -> None:
+    io.ensure_folder(out)
+    if (out / checkpoint.LAST_NAME).exists():
+        raise OutputError(
+            f"{out}: already holds a run; go on with it by --resume, or choose another --out"
+        )
+    io.write_text(out / CONFIG_NAME, dump_config(config))
+    io.write_text(out / METRICS_NAME, "")
+
+
+def _resume(state: TrainState, out: Path, config: TrainConfig) -> None:
+    info, weights, saved = checkpoint.load_training(out / checkpoint.LAST_NAME)
+    changed = [
+        f"{key} was {info.config.get(key)!r} and is now {value!r}"
+        for key, value in config.model_dump(mode="json").items()
+        if info.config.get(key) != value
+    ]
+    if changed:
+        raise ConfigError(f"{out}: cannot resume with another configuration: {'; '.join(changed)}")
+    restore(state, weights, saved)
+    metrics = out / METRICS_NAME
+    kept = [record for record in read_metrics(metrics) if record["step"] <= state.step]
+    io.write_text(metrics, "".join(json.dumps(record) + "\n" for record in kept))
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Read `metrics.jsonl`; a last line that a kill cut short is left out."""
+    if not path.is_file():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+def _check_patches(entries: list[MicrographEntry], config: TrainConfig) -> None:
+    for entry in entries:
+        if min(entry.shape[1:]) < config.patch_size:
+            raise DatasetError(
+                f"{entry.file}: {entry.shape[1]} × {entry.shape[2]} px is smaller than a patch; "
+                f"use --patch-size {min(entry.shape[1:])} or less"
+            )
+
+
+def _training_loader(
+    data: Dataset, train: list[MicrographEntry], config: TrainConfig, device: torch.device
+) -> PatchLoader:
+    if not train:
+        raise DatasetError(f"{data.folder}: has no training micrographs; prepare it again")
+    _check_patches(train, config)
+    sampler = Sampler(
+        [entry.shape for entry in train],
+        config.patch_size,
+        config.batch_size,
+        config.seed,
+        augment=config.augment,
+        exchangeable=data.manifest.roles == "exchangeable",
+    )
+    clean = config.target == "clean"
+    return PatchLoader(data, train, sampler, config.patch_size, device, config.cache, clean=clean)
+
+
+def _validator(
+    data: Dataset, objective: Objective, config: TrainConfig, device: torch.device, cache: Any
+) -> Validator | None:
+    held_out = data.entries(Split.VALIDATION)
+    if not held_out:
+        return None
+    _check_patches(held_out, config)
+    grid = GridSampler([e.shape for e in held_out], config.patch_size, config.batch_size)
+    loader = PatchLoader(data, held_out, grid, config.patch_size, device, cache)
+    return Validator(
+        loader,
+        len(grid),
+        objective,
+        data.manifest.pixel_size_angstrom,
+        comparable=data.manifest.roles == "exchangeable",
+    )
+
+
+class _Recorder:
+    """Writes metrics and checkpoints, and keeps the last report."""
+
+    def __init__(
+        self,
+        state: TrainState,
+        out: Path,
+        data: Dataset,
+        config: TrainConfig,
+        report: Callable[[TrainReport], None],
+    ) -> None:
+        self._state, self._out, self._data, self._config = state, out, data, config
+        self._report = report
+        self.last: TrainReport | None = None
+        self.hooks = FitHooks(self._on_report, self._on_save)
+
+    def _on_report(self, report: TrainReport) -> None:
+        self.last = report
+        with (self._out / METRICS_NAME).open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps(asdict(report)) + "\n")
+        self._report(report)
+
+    def _on_save(self, best: bool) -> None:
+        info = checkpoint.ModelInfo(
+            network=self._config.network,
+            pixel_size_angstrom=self._data.manifest.pixel_size_angstrom,
+            dose_e_per_A2=self._data.manifest.dose_e_per_A2,
+            output_gain=self._data.manifest.target_gain,
+            target=self._config.target,
+            step=self._state.step,
+            config=self._config.model_dump(mode="json"),
+            clearice_version=__version__,
+        )
+        if best:
+            checkpoint.save(self._out / checkpoint.BEST_NAME, self._state.average, info, None)
+        last = self._out / checkpoint.LAST_NAME
+        checkpoint.save(last, self._state.average, info, snapshot(self._state))

@@ -1,0 +1,103 @@
+"""How good is the network on micrographs that it does not train on?"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from clearice.data import PatchLoader
+from clearice.fourier import highpass
+from clearice.losses import Objective
+from clearice.metrics import snr_db
+
+_HIGHPASS_ANGSTROM = 400.0
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Scores on held-out micrographs.
+
+    Attributes:
+        mse: Error against the noisy target. Up to a constant, the target's noise, it is the error
+            against the truth, so its lowest value marks the best network whatever the loss is.
+        parts: Each loss, without its weight.
+        correlation: With the unknown truth, above 1/400 Å, from the halves: corr(D, T) / √corr(I, T)
+            (None where the halves differ in dose or do not correlate).
+        snr_db: −10 log₁₀(1 − correlation²).
+    """
+
+    mse: float
+    parts: dict[str, float]
+    correlation: float | None
+    snr_db: float | None
+
+
+@final
+class Validator:
+    """Scores a network on fixed patches.
+
+    Args:
+        loader: Patches of the validation micrographs.
+        n_batches: How many batches there are.
+        objective: The loss, for its parts.
+        pixel_size_angstrom: Å/px.
+        comparable: Whether input and target have the same dose and scale.
+    """
+
+    def __init__(
+        self,
+        loader: PatchLoader,
+        n_batches: int,
+        objective: Objective,
+        pixel_size_angstrom: float,
+        *,
+        comparable: bool,
+    ) -> None:
+        self._loader = loader
+        self._n_batches = n_batches
+        self._objective = objective
+        self._cutoff = pixel_size_angstrom / _HIGHPASS_ANGSTROM
+        self._comparable = comparable
+
+    @torch.no_grad()
+    def __call__(self, network: nn.Module, weights: dict[str, Tensor]) -> Validation:
+        """Score a network with the given weights."""
+        network.eval()
+        errors, patches = 0.0, 0
+        parts: dict[str, float] = dict.fromkeys(self._objective.weights, 0.0)
+        moments = torch.zeros(5, dtype=torch.float64)
+        for batch in self._loader.batches(0, self._n_batches):
+            output = functional_call(network, weights, (batch.input,)).float()
+            n = len(output)
+            errors += n * float((output - batch.target).square().mean())
+            for name, part in self._objective(output, batch.target).parts.items():
+                parts[name] += n * float(part)
+            moments += self._moments(output, batch.input, batch.target)
+            patches += n
+        network.train()
+        rho = _correlation(moments) if self._comparable else None
+        return Validation(
+            mse=errors / patches,
+            parts={name: value / patches for name, value in parts.items()},
+            correlation=rho,
+            snr_db=None if rho is None else snr_db(rho),
+        )
+
+    def _moments(self, output: Tensor, noisy: Tensor, target: Tensor) -> Tensor:
+        """Return Σ DT, Σ DD, Σ TT, Σ IT, Σ II after the high-pass."""
+        d, i, t = (highpass(image, self._cutoff).double() for image in (output, noisy, target))
+        products = (d * t, d * d, t * t, i * t, i * i)
+        return torch.stack([product.sum() for product in products]).cpu()
+
+
+def _correlation(moments: Tensor) -> float | None:
+    dt, dd, tt, it, ii = moments.tolist()
+    if dd <= 0 or it <= 0:
+        return None
+    rho = dt / math.sqrt(dd * tt) / math.sqrt(it / math.sqrt(ii * tt))
+    return min(rho, 0.9999)

@@ -1,0 +1,109 @@
+"""Values that cross rooms: plain frozen records, no behaviour beyond what their fields imply."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+class FrameSource(Protocol):
+    """Frames of one movie, read from disk only when asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Float[Tensor, "h w"]: ...
+
+
+@dataclass(frozen=True)
+class Movie:
+    """Frames of the same field of view.
+
+    Attributes:
+        path: Where it came from.
+        frames: Lazy frames, each of `height` × `width`, in counts.
+        height: Rows, px.
+        width: Columns, px.
+        pixel_size_angstrom: Å/px.
+    """
+
+    path: Path
+    frames: FrameSource
+    height: int
+    width: int
+    pixel_size_angstrom: float
+
+
+@dataclass(frozen=True)
+class Micrograph:
+    """One two-dimensional image.
+
+    Attributes:
+        path: Where it came from.
+        pixels: Intensities, float32.
+        pixel_size_angstrom: Å/px.
+    """
+
+    path: Path
+    pixels: Float[Tensor, "h w"]
+    pixel_size_angstrom: float
+
+
+@dataclass(frozen=True)
+class HalfSet:
+    """K ≥ 2 images of one field of view with the same signal and independent noise.
+
+    Attributes:
+        name: Unique name of the micrograph, without folder or suffix.
+        groups: Mean of each group of frames, so that all groups have the same signal scale.
+        weights: Share of the total dose in each group; sums to 1.
+        pixel_size_angstrom: Å/px.
+        sources: The files it was made from.
+    """
+
+    name: str
+    groups: Float[Tensor, "k h w"]
+    weights: tuple[float, ...]
+    pixel_size_angstrom: float
+    sources: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class PatchBatch:
+    """Training pairs: normalised input patches and the targets to predict from them."""
+
+    input: Float[Tensor, "n 1 h w"]
+    target: Float[Tensor, "n 1 h w"]
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """A weighted loss and its unweighted parts, each a scalar tensor."""
+
+    total: Float[Tensor, ""]
+    parts: dict[str, Float[Tensor, ""]]
+
+
+@dataclass(frozen=True)
+class AtomCloud:
+    """Heavy atoms of one specimen, centred on the origin.
+
+    Attributes:
+        positions_angstrom: Coordinates, Å.
+        name: What it is.
+    """
+
+    positions_angstrom: Float[Tensor, "atoms 3"]
+    name: str
+
+
+@dataclass(frozen=True)
+class ParticlePicks:
+    """Particle centres on one micrograph: rows of (x, y) in px, x along the columns."""
+
+    micrograph: str
+    xy: Sequence[tuple[float, float]]
