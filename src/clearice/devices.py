@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+from importlib import metadata
+
 import torch
 
 from clearice.errors import ConfigError
@@ -40,3 +43,25 @@ def describe_device(device: torch.device) -> str:
         memory = torch.cuda.get_device_properties(device).total_memory / 2**30
         return f"{torch.cuda.get_device_name(device)} ({memory:.0f} GiB)"
     return f"{device.type} ({torch.get_num_threads()} threads)"
+
+
+def diagnose() -> dict[str, str]:
+    """Return what is installed, which device `auto` picks, and what will be slow here."""
+    device = choose_device("auto")
+    packages = ("clearice", "torch", "numpy", "mrcfile", "torch-ctf", "pydantic", "safetensors")
+    found = {name: metadata.version(name) for name in packages}
+    slow = {
+        "cpu": "training: minutes for the demo, hours for a real session; use a CUDA GPU for that",
+        "mps": "not tested on this device; compare with --device cpu once",
+    }
+    return {
+        "python": platform.python_version(),
+        **found,
+        "device": describe_device(device),
+        "bfloat16": "native" if _has_fast_bfloat16(device) else "slow or missing: keep float32",
+        "slow here": slow.get(device.type, "nothing known"),
+    }
+
+
+def _has_fast_bfloat16(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8

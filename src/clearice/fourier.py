@@ -131,12 +131,18 @@ def highpass(image: Float[Tensor, "*batch h w"], cutoff: float) -> Float[Tensor,
 
 
 def apply_ring_gain(
-    image: Float[Tensor, "h w"], gain: Float[Tensor, "rings"]
+    image: Float[Tensor, "h w"], gain: Float[Tensor, "rings"], n_rings: int | None = None
 ) -> Float[Tensor, "h w"]:
-    """Multiply each Fourier ring of an image by its own factor; beyond Nyquist the last one holds."""
+    """Multiply each Fourier ring of an image by its own factor; beyond the last one it holds.
+
+    Args:
+        image: Any image.
+        gain: Factor of each ring.
+        n_rings: Rings up to Nyquist, if `gain` goes on beyond it.
+    """
     height, width = image.shape
-    rings = ring_index(height, width, len(gain), device=image.device).clamp(max=len(gain) - 1)
-    factors = gain.to(image)[rings]
+    rings = ring_index(height, width, n_rings or len(gain), device=image.device)
+    factors = gain.to(image)[rings.clamp(max=len(gain) - 1)]
     return torch.fft.irfft2(torch.fft.rfft2(image) * factors, s=(height, width))
 
 

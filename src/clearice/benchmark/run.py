@@ -1,0 +1,163 @@
+"""What can be measured: training, denoising, losses, the loader."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from clearice import checkpoint, simulate
+from clearice.benchmark.timing import context, seconds
+from clearice.config import PrepareConfig, SimulateConfig, TrainConfig
+from clearice.data import PatchLoader, Sampler, open_dataset
+from clearice.denoise import Denoiser
+from clearice.losses import LOSSES
+from clearice.networks import NETWORKS, build_network, parameter_count
+from clearice.prepare import prepare_movies
+from clearice.train import step
+from clearice.train.state import new_state
+from clearice.types import PatchBatch
+
+Row = dict[str, Any]
+
+
+def run(what: str, device: torch.device, size: int, batch_size: int) -> dict[str, Any]:
+    """Measure one thing.
+
+    Args:
+        what: `train`, `denoise`, `losses` or `loader`.
+        device: Where.
+        size: Edge of a patch (of a micrograph for `denoise`), px.
+        batch_size: Patches in a step.
+
+    Returns:
+        `rows`, one a variant, with `context` and the configuration.
+    """
+    rows = _BENCHMARKS[what](device, size, batch_size)
+    setup = {"benchmark": what, "size": size, "batch_size": batch_size}
+    return {**setup, "context": context(device), "rows": rows}
+
+
+def _batch(device: torch.device, size: int, batch_size: int) -> PatchBatch:
+    shape = (2, batch_size, 1, size, size)
+    pair = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
+    return PatchBatch(pair[0], pair[1])
+
+
+def _train(device: torch.device, size: int, batch_size: int) -> list[Row]:
+    """Time a whole training step; the baseline is plain float32 of the same network."""
+    from clearice.losses import Objective
+
+    batch = _batch(device, size, batch_size)
+    precisions = ("float32", "bfloat16") if device.type == "cuda" else ("float32",)
+    rows: list[Row] = []
+    for name in NETWORKS:
+        baseline = 0.0
+        for precision in precisions:
+            config = TrainConfig(network=name, precision=precision)  # type: ignore[arg-type]
+            network = build_network(name).to(device, memory_format=torch.channels_last)
+            state, objective = new_state(network, config), Objective(config.loss)
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(device)
+
+            def work(state=state, network=network, objective=objective, config=config):  # type: ignore[no-untyped-def]
+                step(state, network, objective, batch, config, 10**6)
+
+            rate = batch_size / seconds(work, device)
+            baseline = baseline or rate
+            rows.append(
+                {
+                    "network": name,
+                    "precision": precision,
+                    "parameters": parameter_count(network),
+                    "patches_per_second": round(rate, 2),
+                    "ratio_to_float32": round(rate / baseline, 2),
+                    "peak_memory_gib": _peak_gib(device),
+                }
+            )
+    return rows
+
+
+def _peak_gib(device: torch.device) -> float | None:
+    if device.type != "cuda":
+        return None
+    return round(torch.cuda.max_memory_allocated(device) / 2**30, 2)
+
+
+def _denoise(device: torch.device, size: int, batch_size: int) -> list[Row]:
+    """Time whole micrographs through fresh networks; the baseline is the smallest network."""
+    image = torch.randn(size, size, generator=torch.Generator().manual_seed(0))
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in NETWORKS:
+            path = Path(folder) / f"{name}.safetensors"
+            info = checkpoint.ModelInfo(name, 1.0, None, 1.0, "noisy", 0, {}, "")
+            checkpoint.save(path, build_network(name).state_dict(), info, None)
+            denoiser = Denoiser(path, device)
+            taken = seconds(lambda denoiser=denoiser: denoiser(image), device)  # type: ignore[misc]
+            rows.append({"network": name, "micrographs_per_second": round(1 / taken, 3)})
+    for row in rows:
+        ratio = row["micrographs_per_second"] / rows[0]["micrographs_per_second"]
+        row["ratio_to_first"] = round(ratio, 3)
+    return rows
+
+
+def _losses(device: torch.device, size: int, batch_size: int) -> list[Row]:
+    """Time each loss with its gradient; the baseline is MSE."""
+    batch = _batch(device, size, batch_size)
+    rows: list[Row] = []
+    for name, info in LOSSES.items():
+        prediction = batch.input.clone().requires_grad_()
+
+        def work(prediction=prediction, info=info):  # type: ignore[no-untyped-def]
+            torch.autograd.grad(info.function(prediction, batch.target), prediction)
+
+        rows.append({"loss": name, "milliseconds": round(1e3 * seconds(work, device), 4)})
+    for row in rows:
+        row["ratio_to_mse"] = round(row["milliseconds"] / rows[0]["milliseconds"], 2)
+    return rows
+
+
+def _loader(device: torch.device, size: int, batch_size: int) -> list[Row]:
+    """Time batches from each cache; the baseline is streaming from disk."""
+    caches = ("stream", "ram", "gpu") if device.type == "cuda" else ("stream", "ram")
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        settings = SimulateConfig(micrographs=4, size=2 * size, frames=8, particle_fill=0.0)
+        movies = simulate.run(settings, root / "simulated", device)
+        prepare_movies(movies, root / "dataset", PrepareConfig())
+        dataset = open_dataset(root / "dataset")
+        entries = list(dataset.manifest.micrographs)
+        sampler = Sampler(
+            [e.shape for e in entries], size, batch_size, 0, augment=True, exchangeable=True
+        )
+        for cache in caches:
+            loader = PatchLoader(dataset, entries, sampler, size, device, cache)  # type: ignore[arg-type]
+            taken = seconds(_counter(loader), device) / _LOADER_STEPS
+            rows.append({"cache": cache, "pairs_per_second": round(batch_size / taken, 1)})
+    for row in rows:
+        row["ratio_to_stream"] = round(row["pairs_per_second"] / rows[0]["pairs_per_second"], 2)
+    return rows
+
+
+_LOADER_STEPS = 16
+
+
+def _counter(loader: PatchLoader) -> Callable[[], None]:
+    def drain() -> None:
+        for _ in loader.batches(0, _LOADER_STEPS):
+            pass
+
+    return drain
+
+
+_BENCHMARKS: Final[dict[str, Callable[[torch.device, int, int], list[Row]]]] = {
+    "train": _train,
+    "denoise": _denoise,
+    "losses": _losses,
+    "loader": _loader,
+}

@@ -1,0 +1,555 @@
+"""The command line: parse, call one function, print. Heavy imports stand inside the commands."""
+
+from __future__ import annotations
+
+import glob
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import App, CycloptsError, Parameter
+
+from clearice import __version__
+from clearice.errors import (
+    ClearIceError,
+    ClearIceWarning,
+    ConfigError,
+    InputFileError,
+    OutputError,
+)
+
+if TYPE_CHECKING:
+    from clearice.train import TrainReport
+
+app = App(
+    name="clearice",
+    help="Denoise cryo-EM micrographs with Noise2Noise, and measure what is real in the result.",
+    version=__version__,
+)
+
+Out = Annotated[Path, Parameter(name=["--out", "-o"])]
+Device = Annotated[str, Parameter(name="--device")]
+Json = Annotated[bool, Parameter(name="--json", negative="")]
+Cache = Literal["auto", "gpu", "ram", "stream"]
+Precision = Literal["float32", "bfloat16"]
+
+
+@app.command
+def demo(
+    *, out: Out = Path("clearice-demo"), device: Device = "auto", steps: int | None = None
+) -> None:
+    """Simulate, prepare, train, denoise, evaluate and report, with nothing to download.
+
+    Example: clearice demo --out demo
+
+    Args:
+        out: Folder for the data, the model, the results and `report.html`.
+        device: auto, cpu, cuda, cuda:N or mps.
+        steps: Training steps (default: about two minutes on two cores).
+    """
+    from dataclasses import replace
+
+    from clearice.console import progress_bar, say
+    from clearice.workflows.demo import DemoPlan, run
+
+    plan = DemoPlan()
+    if steps is not None:
+        plan = replace(plan, train=plan.train.model_copy(update={"steps": steps}))
+    scores = run(out, _device(device), progress_bar, say, plan)
+    _print_table(
+        f"SNR against the truth, dB (raw halves correlate at {scores['half_correlation']:.3f}; "
+        f"trained {scores['training_seconds']:.0f} s)",
+        scores["snr_db"],
+    )
+    print(f"report: {out / 'report.html'}")
+
+
+@app.command
+def simulate(
+    *,
+    out: Out,
+    config: Path | None = None,
+    specimen: str | None = None,
+    micrographs: int | None = None,
+    size: int | None = None,
+    frames: int | None = None,
+    seed: int | None = None,
+    pixel_size: float | None = None,
+    dose: float | None = None,
+    contrast: float | None = None,
+    drift: float | None = None,
+    gain_residual: float | None = None,
+    hot_pixels: float | None = None,
+    device: Device = "auto",
+) -> None:
+    """Simulate movies whose noise-free signal is known.
+
+    Example: clearice simulate --out sim --micrographs 20 --size 1024
+
+    Args:
+        out: Folder for movies/, truth/, particles.star and simulation.json.
+        config: YAML file with any of the settings; options given here take precedence.
+        specimen: `barrel`, or a PDB/mmCIF file.
+        micrographs: How many.
+        size: Edge of a micrograph, px.
+        frames: Frames in a movie.
+        seed: Seed of everything random.
+        pixel_size: Å/px.
+        dose: Total dose, e/Å².
+        contrast: Empirical factor on the phase shift.
+        drift: Total drift over a movie, Å.
+        gain_residual: Standard deviation of the uncorrected pixel gain.
+        hot_pixels: Hot pixels a million.
+        device: auto, cpu, cuda, cuda:N or mps.
+    """
+    from clearice import simulate as room
+    from clearice.config import SimulateConfig, load_config
+    from clearice.console import progress_bar
+
+    overrides = {
+        "specimen": specimen,
+        "micrographs": micrographs,
+        "size": size,
+        "frames": frames,
+        "seed": seed,
+        "pixel_size_angstrom": pixel_size,
+        "dose_e_per_A2": dose,
+        "contrast": contrast,
+        "drift_angstrom": drift,
+        "gain_residual": gain_residual,
+        "hot_pixels_per_million": hot_pixels,
+    }
+    settings = load_config(SimulateConfig, config, overrides)
+    with progress_bar("simulate") as update:
+        movies = room.run(settings, out, _device(device), update)
+    print(f"{len(movies)} movies in {out / 'movies'}")
+
+
+@app.command
+def prepare(
+    *inputs: Path,
+    out: Out,
+    pairs: tuple[str, str] | None = None,
+    config: Path | None = None,
+    groups: int | None = None,
+    truth: Path | None = None,
+    validation_fraction: float | None = None,
+    test_fraction: float | None = None,
+    dose_ratio: float | None = None,
+    dose: float | None = None,
+    pixel_size: float | None = None,
+    seed: int | None = None,
+) -> None:
+    """Make a data set from movies, or from ready half-sets.
+
+    Example: clearice prepare movies/*.mrc --out dataset
+    Example: clearice prepare --pairs 'halves/*_ODD.mrc' 'halves/*_EVN.mrc' --out dataset
+
+    Args:
+        inputs: Movies, or folders of movies.
+        out: Folder of the data set.
+        pairs: Two quoted patterns whose wildcards match the same names.
+        config: YAML file with any of the settings; options given here take precedence.
+        groups: Frame groups kept of each movie; 2 is even/odd.
+        truth: Folder of noise-free images of the same names (simulations).
+        validation_fraction: Share of the micrographs to watch training with.
+        test_fraction: Share of the micrographs to keep for evaluation.
+        dose_ratio: Dose of the second pattern over that of the first (default: look).
+        dose: Total dose, e/Å², to be recorded.
+        pixel_size: Å/px; overrides the headers.
+        seed: Seed of the random split by micrograph.
+    """
+    from clearice import prepare as room
+    from clearice.config import PrepareConfig, load_config
+    from clearice.console import progress_bar, say
+
+    overrides = {
+        "groups": groups,
+        "validation_fraction": validation_fraction,
+        "test_fraction": test_fraction,
+        "dose_ratio": dose_ratio,
+        "dose_e_per_A2": dose,
+        "pixel_size_angstrom": pixel_size,
+        "seed": seed,
+    }
+    settings = load_config(PrepareConfig, config, overrides)
+    if bool(inputs) == (pairs is not None):
+        raise ConfigError("give either movies or --pairs 'FIRST*' 'SECOND*'")
+    with progress_bar("prepare") as update:
+        if pairs:
+            found = room.match_pairs(*pairs)
+            manifest = room.prepare_pairs(found, out, settings, truth, update, say)
+        else:
+            manifest = room.prepare_movies(_expand(inputs), out, settings, truth, update)
+    counts = {s: sum(e.split.value == s for e in manifest.micrographs) for s in _SPLITS}
+    print(f"{out}: " + ", ".join(f"{count} {split}" for split, count in counts.items()))
+
+
+_SPLITS = ("train", "validation", "test")
+
+
+@app.command
+def train(
+    dataset: Path,
+    /,
+    *,
+    out: Out,
+    config: Path | None = None,
+    network: str | None = None,
+    loss: str | None = None,
+    fourier_weight: Annotated[
+        float | None, Parameter(name=["--fourier-weight", "--fourier_weight"])
+    ] = None,
+    target: Literal["noisy", "clean"] | None = None,
+    epochs: int | None = None,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    patch_size: int | None = None,
+    learning_rate: float | None = None,
+    cache: Cache | None = None,
+    precision: Precision | None = None,
+    compile: bool | None = None,  # noqa: A002  (the option's name)
+    seed: int | None = None,
+    device: Device = "auto",
+    resume: bool = False,
+) -> None:
+    """Train a network on a data set.
+
+    Example: clearice train dataset --out run --network unet --epochs 100
+
+    Args:
+        dataset: Folder made by `clearice prepare`.
+        out: Folder for the model, `config.yaml` and `metrics.jsonl`.
+        config: YAML file with any of the settings; options given here take precedence.
+        network: A name that `clearice networks` lists.
+        loss: For instance 'mse + 0.01 fourier-log-power'.
+        fourier_weight: w gives (1−w)·MSE + w·log-power.
+        target: noisy (Noise2Noise), or clean (needs truth).
+        epochs: Passes over the data.
+        steps: Optimiser steps; overrides epochs.
+        batch_size: Patches in a step.
+        patch_size: Edge of a patch, px.
+        learning_rate: Peak of the schedule.
+        cache: Where the data are held.
+        precision: Of the network.
+        compile: Use torch.compile.
+        seed: Seed of weights and samples.
+        device: auto, cpu, cuda, cuda:N or mps.
+        resume: Go on with the run in --out, with the same settings.
+    """
+    from clearice import train as room
+    from clearice.config import TrainConfig, fourier_weighted_loss, load_config, parse_loss
+    from clearice.console import progress_bar, say
+
+    if loss is not None and fourier_weight is not None:
+        raise ConfigError("give --loss or --fourier-weight, not both")
+    weights = parse_loss(loss) if loss is not None else None
+    if fourier_weight is not None:
+        weights = fourier_weighted_loss(fourier_weight)
+    overrides = {
+        "network": network,
+        "loss": weights,
+        "target": target,
+        "epochs": epochs,
+        "steps": steps,
+        "batch_size": batch_size,
+        "patch_size": patch_size,
+        "learning_rate": learning_rate,
+        "cache": cache,
+        "precision": precision,
+        "compile": compile,
+        "seed": seed,
+    }
+    settings = _resumed_settings(out, config, resume) or config
+    values = load_config(TrainConfig, settings, overrides)
+    with progress_bar("train") as update:
+        result = room.run(
+            dataset,
+            out,
+            values,
+            _device(device),
+            resume=resume,
+            report=lambda progress: update(progress.step, progress.total, _note(progress)),
+            say=say,
+        )
+    print(f"{result.model}: {result.steps} steps in {result.seconds:.0f} s")
+
+
+def _resumed_settings(out: Path, config: Path | None, resume: bool) -> Path | None:
+    """Return the configuration of the run in `out`, so that --resume needs no other option."""
+    stored = out / "config.yaml"
+    return stored if resume and config is None and stored.is_file() else None
+
+
+def _note(progress: TrainReport) -> str:
+    parts = ", ".join(f"{name} {value:.4g}" for name, value in progress.parts.items())
+    note = f"{parts}, {progress.patches_per_second:.0f} patches/s"
+    if progress.validation is not None:
+        note += f", validation mse {progress.validation.mse:.5g}"
+    return note
+
+
+@app.command
+def denoise(
+    *inputs: Path,
+    model: Path,
+    out: Out,
+    device: Device = "auto",
+    tile: int = 1024,
+    precision: Precision = "float32",
+    split: Literal["train", "validation", "test"] = "test",
+    halves: bool = False,
+) -> None:
+    """Denoise micrographs, keeping names, headers and intensity scale.
+
+    Example: clearice denoise micrographs/*.mrc --model run --out denoised
+
+    Args:
+        inputs: Micrographs, folders of them, or one data set.
+        model: A run's folder or a model file.
+        out: Folder for the results.
+        device: auto, cpu, cuda, cuda:N or mps.
+        tile: Edge of a tile, px; 0 is the whole image.
+        precision: Of the network.
+        split: Of a data set: which micrographs.
+        halves: Of a data set: also denoise the even and odd halves, for evaluation.
+    """
+    from clearice import denoise as room
+    from clearice.console import progress_bar, say
+    from clearice.data import Split
+
+    if not inputs:
+        raise ConfigError("give micrographs, a folder of them, or a data set")
+    denoiser = room.Denoiser(model, _device(device), tile, precision)
+    with progress_bar("denoise") as update:
+        if len(inputs) == 1 and (inputs[0] / "dataset.json").is_file():
+            written = room.denoise_dataset(
+                inputs[0], denoiser, out, Split(split), halves=halves, progress=update
+            )
+        else:
+            written = room.denoise_files(_expand(inputs), denoiser, out, update, say)
+    print(f"{len(written)} micrographs in {out}")
+
+
+@app.command
+def evaluate(
+    *,
+    denoised: Path,
+    raw: Path,
+    out: Out,
+    reference: Path | None = None,
+    truth: Path | None = None,
+    denoised_other: Path | None = None,
+) -> None:
+    """Score denoised micrographs beside the raw ones and the best Gaussian low-pass.
+
+    Example: clearice evaluate --denoised d_even --raw even --reference odd --out scores.json
+
+    Args:
+        denoised: Denoised file, or folder of files.
+        raw: What was denoised, of the same names.
+        reference: Independent images of the same signal (the other halves), of the same names.
+        truth: Noise-free images, of the same names.
+        denoised_other: The denoised references, for residual noise and bias.
+        out: JSON file.
+    """
+    from clearice import evaluate as room
+    from clearice import io
+    from clearice.console import progress_bar
+
+    cases = room.match_cases(denoised, raw, reference, truth, denoised_other)
+    with progress_bar("evaluate") as update:
+        scores = room.score(cases, update)
+    io.ensure_folder(out.parent)
+    io.write_json(out, scores.values)
+    if reference is not None:
+        rho = scores["reference"]["correlation_with_truth"]
+        _print_table("correlation with the unknown truth, from the halves", rho)
+    if truth is not None:
+        _print_table("SNR against the truth, dB", scores["truth"]["snr_db"])
+    print(f"scores: {out}")
+
+
+@app.command
+def report(*sources: Path, out: Out = Path("report.html")) -> None:
+    """Write one self-contained HTML page about runs and scores.
+
+    Example: clearice report run scores.json --out report.html
+
+    Args:
+        sources: Folders of training runs, and score files.
+        out: HTML file.
+    """
+    from clearice import report as room
+
+    if not sources:
+        raise ConfigError("give at least one run's folder or scores.json")
+    print(f"report: {room.render(sources, out)}")
+
+
+@app.command
+def networks(*, json: Json = False) -> None:
+    """List the networks there are.
+
+    Example: clearice networks --json
+
+    Args:
+        json: Print JSON.
+    """
+    from clearice import networks as room
+
+    rows = []
+    for name, info in room.NETWORKS.items():
+        network = info.build()
+        geometry = room.measure_geometry(network, network.total_stride)  # type: ignore[arg-type]
+        rows.append(
+            {
+                "name": name,
+                "parameters": room.parameter_count(network),
+                "receptive_field_px": geometry.receptive_field,
+                "stride_px": geometry.stride,
+                "description": info.description,
+            }
+        )
+    _print_rows(rows, as_json=json)
+
+
+@app.command
+def losses(*, json: Json = False) -> None:
+    """List the losses there are, and whether noisy targets bias them.
+
+    Example: clearice losses --json
+
+    Args:
+        json: Print JSON.
+    """
+    from clearice.losses import LOSSES
+
+    rows = [
+        {
+            "name": name,
+            "noisy_targets": info.verdict.value,
+            "formula": info.formula,
+            "why": info.why,
+        }
+        for name, info in LOSSES.items()
+    ]
+    _print_rows(rows, as_json=json)
+
+
+@app.command
+def benchmark(
+    what: Literal["train", "denoise", "losses", "loader"],
+    /,
+    *,
+    device: Device = "auto",
+    size: int = 256,
+    batch_size: int = 4,
+    json: Annotated[Path | None, Parameter(name="--json")] = None,
+) -> None:
+    """Measure speed, as ratios against a baseline in the same run.
+
+    Example: clearice benchmark train --size 1024 --json result.json
+
+    Args:
+        what: What to measure.
+        device: auto, cpu, cuda, cuda:N or mps.
+        size: Edge of a patch, or of a micrograph, px.
+        batch_size: Patches in a step.
+        json: Also write the result, with device, versions and date, to this file.
+    """
+    from clearice import benchmark as room
+    from clearice import io
+
+    result = room.run(what, _device(device), size, batch_size)
+    _print_rows(result["rows"], as_json=False)
+    if json is not None:
+        io.write_json(json, result)
+
+
+@app.command
+def doctor(*, json: Json = False) -> None:
+    """Say what is installed, which device will be used and what will be slow.
+
+    Example: clearice doctor
+
+    Args:
+        json: Print JSON.
+    """
+    from clearice.devices import diagnose
+
+    _print_rows([{"item": key, "value": value} for key, value in diagnose().items()], as_json=json)
+
+
+def _device(name: str) -> Any:
+    """Choose the device and say which one it is."""
+    from clearice.console import say
+    from clearice.devices import choose_device, describe_device
+
+    device = choose_device(name)
+    say(f"device: {describe_device(device)}")
+    return device
+
+
+def _expand(inputs: tuple[Path, ...]) -> list[Path]:
+    """Return the files that are meant: files as they are, the MRC files of folders, patterns."""
+    files: list[Path] = []
+    for item in inputs:
+        if item.is_dir():
+            found = sorted(p for p in item.iterdir() if p.suffix in (".mrc", ".mrcs"))
+            if not found:
+                raise InputFileError(item, "holds no .mrc files", "check the folder")
+            files += found
+        elif not item.exists() and glob.has_magic(str(item)):
+            matches = sorted(glob.glob(str(item), recursive=True))
+            if not matches:
+                raise InputFileError(item, "matches no file", "check the pattern")
+            files += map(Path, matches)
+        else:
+            files.append(item)
+    return files
+
+
+def _print_rows(rows: list[dict[str, Any]], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    widths = {key: max(len(key), *(len(str(row[key])) for row in rows)) for key in rows[0]}
+    print("  ".join(key.ljust(width) for key, width in widths.items()).rstrip())
+    for row in rows:
+        print("  ".join(str(row[key]).ljust(width) for key, width in widths.items()).rstrip())
+
+
+def _print_table(caption: str, values: dict[str, float | None]) -> None:
+    print(caption)
+    for name, value in values.items():
+        print(f"  {name:<14}" + ("–" if value is None else f"{value:8.3f}"))
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+    if issubclass(category, ClearIceWarning):
+        print(f"clearice: warning: {message}", file=sys.stderr)
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit code: 0 only if all was done, 2 for a user's mistake."""
+    warnings.showwarning = _show_warning
+    try:
+        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        print(f"clearice: {str(error).strip()}", file=sys.stderr)
+        return 2
+    except ClearIceError as error:
+        print(f"clearice: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("clearice: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def main() -> None:
+    """Entry point of the `clearice` command."""
+    sys.exit(run(sys.argv[1:]))

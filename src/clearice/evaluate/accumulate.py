@@ -1,0 +1,119 @@
+"""Everything that is summed over Fourier rings for one case; adding pools micrographs.
+
+Any radial filter (Gaussian, Wiener, high-pass) acts on these sums alone, so a scan of filters
+costs no further transform.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from clearice.evaluate.cases import Images
+from clearice.fourier import RingSums, ring_frequencies, ring_sums
+
+Rings = Float[Tensor, "rings"]
+
+
+@dataclass(frozen=True)
+class CaseSums:
+    """Ring sums between the images of a case; None where an image is missing.
+
+    Attributes:
+        n_rings: Rings up to Nyquist; more follow up to the corner.
+        pixel_size_angstrom: Å/px.
+        raw_reference: (Re, Ro).
+        denoised_reference: (De, Ro).
+        raw_truth: (Re, S).
+        denoised_truth: (De, S).
+        denoised_other: (De, Do).
+        raw_denoised: (Re, De).
+    """
+
+    n_rings: int
+    pixel_size_angstrom: float
+    raw_denoised: RingSums
+    raw_reference: RingSums | None
+    denoised_reference: RingSums | None
+    raw_truth: RingSums | None
+    denoised_truth: RingSums | None
+    denoised_other: RingSums | None
+
+    @property
+    def frequency(self) -> Rings:
+        """Middle of each ring, cycles/px, corners included."""
+        return ring_frequencies(self.n_rings, corners=True)
+
+
+def case_sums(images: Images, n_rings: int) -> CaseSums:
+    """Transform the images of a case and sum over rings."""
+
+    def sums(x: Tensor, y: Tensor | None) -> RingSums | None:
+        if y is None:
+            return None
+        return ring_sums(
+            x.double() - x.double().mean(), y.double() - y.double().mean(), n_rings, corners=True
+        )
+
+    raw_denoised = sums(images.raw, images.denoised)
+    assert raw_denoised is not None
+    return CaseSums(
+        n_rings,
+        images.pixel_size_angstrom,
+        raw_denoised,
+        sums(images.raw, images.reference),
+        sums(images.denoised, images.reference),
+        sums(images.raw, images.truth),
+        sums(images.denoised, images.truth),
+        sums(images.denoised, images.denoised_other),
+    )
+
+
+def pooled(all_sums: list[CaseSums]) -> CaseSums:
+    """Add the sums of all cases."""
+    total = all_sums[0]
+    for other in all_sums[1:]:
+        total = CaseSums(
+            total.n_rings,
+            total.pixel_size_angstrom,
+            total.raw_denoised + other.raw_denoised,
+            _add(total.raw_reference, other.raw_reference),
+            _add(total.denoised_reference, other.denoised_reference),
+            _add(total.raw_truth, other.raw_truth),
+            _add(total.denoised_truth, other.denoised_truth),
+            _add(total.denoised_other, other.denoised_other),
+        )
+    return total
+
+
+def _add(first: RingSums | None, second: RingSums | None) -> RingSums | None:
+    return None if first is None or second is None else first + second
+
+
+def filtered_correlation(sums: RingSums, filter_x: Rings, window: Rings) -> float:
+    """Correlate x, filtered, with y over all pixels, both after `window`.
+
+    Args:
+        sums: Of (x, y).
+        filter_x: Amplitude factor of x on each ring.
+        window: Amplitude factor of both on each ring, for instance a high-pass or a band.
+    """
+    w = window.square()
+    cross = (sums.cross * filter_x * w).sum()
+    power = (sums.power_x * filter_x.square() * w).sum() * (sums.power_y * w).sum()
+    return float(cross / power.sqrt()) if power > 0 else 0.0
+
+
+def highpass_window(frequency: Rings, pixel_size_angstrom: float, cutoff: float) -> Rings:
+    """Return the Gaussian-edged high-pass of `fourier.highpass` on rings."""
+    cutoff_cycles = pixel_size_angstrom / cutoff
+    return 1 - torch.exp(-torch.log(torch.tensor(2.0)) * (frequency / cutoff_cycles).square())
+
+
+def band_window(frequency: Rings, pixel_size_angstrom: float, low: float, high: float) -> Rings:
+    """Return 1 between the resolutions `low` > `high` (Å) and 0 elsewhere."""
+    resolution = pixel_size_angstrom / frequency
+    return ((resolution <= low) & (resolution > high)).double()

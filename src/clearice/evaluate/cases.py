@@ -1,0 +1,132 @@
+"""Which files are compared with which."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxtyping import Float
+from torch import Tensor
+
+from clearice import io
+from clearice.errors import InputFileError, PairingError
+
+Image = Float[Tensor, "h w"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One denoised micrograph and what it is compared with.
+
+    Attributes:
+        denoised: The result, De.
+        raw: What was denoised, Re.
+        reference: An independent image of the same signal, Ro, if there is one.
+        truth: The noise-free image, S, if it is known.
+        denoised_other: The denoised reference, Do, if there is one.
+    """
+
+    denoised: Path
+    raw: Path
+    reference: Path | None = None
+    truth: Path | None = None
+    denoised_other: Path | None = None
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of one case, all of one shape."""
+
+    denoised: Image
+    raw: Image
+    reference: Image | None
+    truth: Image | None
+    denoised_other: Image | None
+    pixel_size_angstrom: float
+
+
+def _files(path: Path) -> dict[str, Path]:
+    """Return the MRC files of a folder by name, or the file itself under an empty name."""
+    if path.is_dir():
+        files = {file.name: file for file in sorted(path.glob("*.mrc"))}
+        if not files:
+            raise InputFileError(path, "holds no .mrc files", "check the folder")
+        return files
+    return {"": path}
+
+
+def match_cases(
+    denoised: Path,
+    raw: Path,
+    reference: Path | None = None,
+    truth: Path | None = None,
+    denoised_other: Path | None = None,
+) -> list[Case]:
+    """Match files, or the files of folders by their names.
+
+    Raises:
+        PairingError: A denoised micrograph has no partner of its name (each is listed).
+        InputFileError: A folder holds no MRC files.
+    """
+    results = _files(denoised)
+    partners = {
+        "raw": _files(raw),
+        "reference": None if reference is None else _files(reference),
+        "truth": None if truth is None else _files(truth),
+        "denoised_other": None if denoised_other is None else _files(denoised_other),
+    }
+    missing = [
+        f"{role}/{name}"
+        for role, files in partners.items()
+        if files is not None
+        for name in results
+        if name not in files
+    ]
+    if missing:
+        raise PairingError(f"no partner for {', '.join(missing[:10])}; names must be the same")
+    return [
+        Case(path, **{role: files[name] for role, files in partners.items() if files is not None})
+        for name, path in results.items()
+    ]
+
+
+def load(case: Case) -> Images:
+    """Read the images of a case.
+
+    Raises:
+        InputFileError: A file cannot be used, or differs in shape or pixel size.
+    """
+    first = io.read_micrograph(case.denoised)
+
+    def read(path: Path | None) -> Image | None:
+        if path is None:
+            return None
+        micrograph = io.read_micrograph(path)
+        if micrograph.pixels.shape != first.pixels.shape:
+            shapes = [" × ".join(map(str, m.pixels.shape)) for m in (micrograph, first)]
+            raise InputFileError(
+                path, f"is {shapes[0]} px, but {case.denoised} is {shapes[1]} px", "compare like"
+            )
+        if abs(micrograph.pixel_size_angstrom / first.pixel_size_angstrom - 1) > 0.01:
+            raise InputFileError(
+                path, f"differs in pixel size from {case.denoised}", "check the headers"
+            )
+        return micrograph.pixels
+
+    raw = read(case.raw)
+    assert raw is not None
+    return Images(
+        first.pixels,
+        raw,
+        read(case.reference),
+        read(case.truth),
+        read(case.denoised_other),
+        first.pixel_size_angstrom,
+    )
+
+
+def load_all(cases: list[Case]) -> Iterator[Images]:
+    """Read one case after the other."""
+    for case in cases:
+        yield load(case)

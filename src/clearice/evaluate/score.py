@@ -1,0 +1,316 @@
+"""Score denoised micrographs against an independent reference, or the truth, or both."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from clearice import __version__, io, metrics
+from clearice.errors import ConfigError
+from clearice.evaluate.accumulate import (
+    CaseSums,
+    band_window,
+    case_sums,
+    filtered_correlation,
+    highpass_window,
+    pooled,
+)
+from clearice.evaluate.baselines import best_gaussian, gaussian_response, wiener_response
+from clearice.evaluate.cases import Case, Images, load_all
+from clearice.fourier import RingSums, apply_ring_gain
+
+HIGHPASS_ANGSTROM = 400.0
+BANDS_ANGSTROM = ((300, 15), (300, 100), (100, 50), (50, 33), (33, 25), (25, 15), (15, 8), (8, 4))
+_CURVE_POINTS = 96
+
+Rings = Float[Tensor, "rings"]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """All scores of a set of micrographs, ready to be written as JSON.
+
+    Attributes:
+        values: Nested dictionaries of numbers, lists and text; None where undefined.
+    """
+
+    values: dict[str, Any]
+
+    def __getitem__(self, key: str) -> Any:
+        return self.values[key]
+
+
+def score(
+    cases: Sequence[Case], progress: Callable[[int, int], None] = lambda done, total: None
+) -> Scores:
+    """Score denoised micrographs beside the raw ones and the best that plain filters can do.
+
+    Curves and totals pool micrographs by summing numerators and denominators; means over
+    micrographs are named so.
+
+    Args:
+        cases: What to compare; all with a reference, or all with truth, or both.
+        progress: Called with (micrographs done, micrographs in all).
+
+    Raises:
+        ConfigError: Neither reference nor truth.
+        InputFileError: A file cannot be used.
+    """
+    has_reference = all(case.reference is not None for case in cases)
+    has_truth = all(case.truth is not None for case in cases)
+    if not cases or not (has_reference or has_truth):
+        raise ConfigError("evaluation needs --reference or --truth; give one of them")
+    n_rings = min(min(io.image_shape(case.denoised)[1:]) for case in cases) // 2
+    sums = []
+    for done, images in enumerate(load_all(list(cases))):
+        sums.append(case_sums(images, n_rings))
+        progress(done + 1, len(cases) * (2 if has_truth else 1))
+    filters = _filters(sums)
+    values: dict[str, Any] = {
+        "clearice_version": __version__,
+        "micrographs": [case.denoised.stem for case in cases],
+        "pixel_size_angstrom": sums[0].pixel_size_angstrom,
+        "highpass_angstrom": HIGHPASS_ANGSTROM,
+        "gaussian_sigma_px": filters.sigma_px,
+        "wiener": "learnt from the reference" if has_reference else "oracle, learnt from the truth",
+        "curves": _curves(pooled(sums), filters),
+        "files": [_files(case) for case in cases],
+    }
+    if has_reference:
+        values["reference"] = _reference_scores(sums, filters)
+    if has_truth:
+        offset = len(cases)
+        values["truth"] = _truth_scores(
+            cases, sums, filters, lambda done: progress(offset + done, 2 * offset)
+        )
+    return Scores(values)
+
+
+@dataclass(frozen=True)
+class _Filters:
+    """Radial filters beside which a network is judged, on rings up to the corner."""
+
+    raw: Rings
+    gaussian: Rings
+    wiener: Rings | None
+    sigma_px: float
+
+    def items(self) -> list[tuple[str, Rings]]:
+        named = [("raw", self.raw), ("gaussian_best", self.gaussian)]
+        return named if self.wiener is None else [*named, ("wiener", self.wiener)]
+
+
+def _highpass(sums: CaseSums) -> Rings:
+    return highpass_window(sums.frequency, sums.pixel_size_angstrom, HIGHPASS_ANGSTROM).double()
+
+
+def _filters(sums: list[CaseSums]) -> _Filters:
+    """Choose the Gaussian by truth if it is known, else by the reference between 300 and 15 Å."""
+    frequency = sums[0].frequency
+
+    def quality(response: Rings) -> float:
+        if sums[0].raw_truth is not None:
+            return _mean(
+                filtered_correlation(s.raw_truth, response, _highpass(s))
+                for s in sums
+                if s.raw_truth is not None
+            )
+        low, high = BANDS_ANGSTROM[0]
+        return _mean(
+            filtered_correlation(
+                s.raw_reference,
+                response,
+                band_window(frequency, s.pixel_size_angstrom, low, high),
+            )
+            for s in sums
+            if s.raw_reference is not None
+        )
+
+    sigma = best_gaussian(frequency, quality)
+    oracle = sums[0].raw_reference is None
+    pairs = [s.raw_truth if oracle else s.raw_reference for s in sums]
+    return _Filters(
+        torch.ones_like(frequency),
+        gaussian_response(frequency, sigma),
+        wiener_response([pair for pair in pairs if pair is not None], oracle=oracle),
+        sigma,
+    )
+
+
+def _mean(values: Any) -> float:
+    return statistics.fmean(values)
+
+
+def _reference_scores(sums: list[CaseSums], filters: _Filters) -> dict[str, Any]:
+    """Score against an independent image of the same signal."""
+    frequency = sums[0].frequency
+    flat = filters.raw
+    by_band: dict[str, dict[str, float]] = {}
+    for low, high in BANDS_ANGSTROM:
+        window = band_window(frequency, sums[0].pixel_size_angstrom, low, high)
+        if not window.any():
+            continue
+        row = {
+            name: _mean(_correlation(s.raw_reference, response, window) for s in sums)
+            for name, response in filters.items()
+        }
+        row["denoised"] = _mean(_correlation(s.denoised_reference, flat, window) for s in sums)
+        by_band[f"{low}-{high}"] = row
+    total = pooled(sums)
+    return {
+        "band_correlation": by_band,
+        **_half_scores(total, filters),
+    }
+
+
+def _correlation(sums: RingSums | None, response: Rings, window: Rings) -> float:
+    assert sums is not None
+    return filtered_correlation(sums, response, window)
+
+
+def _half_scores(total: CaseSums, filters: _Filters) -> dict[str, Any]:
+    """Return what the halves say of the unknown truth; valid for halves of equal dose."""
+    window = _highpass(total)
+    raw = _correlation(total.raw_reference, filters.raw, window)
+    scores: dict[str, Any] = {"half_correlation": raw, "correlation_with_truth": {}}
+    for name, response in filters.items():
+        scores["correlation_with_truth"][name] = _rho(
+            _correlation(total.raw_reference, response, window), raw
+        )
+    denoised = _correlation(total.denoised_reference, filters.raw, window)
+    scores["correlation_with_truth"]["denoised"] = _rho(denoised, raw)
+    if total.denoised_other is not None:
+        scores |= _noise_and_bias(total, window)
+    return scores
+
+
+def _rho(correlation: float, half_correlation: float) -> float | None:
+    return correlation / half_correlation**0.5 if half_correlation > 0 else None
+
+
+def _noise_and_bias(total: CaseSums, window: Rings) -> dict[str, float | None]:
+    """Return residual noise and bias as shares of the signal's variance.
+
+    noise = var(De) − cov(De, Do); bias = cov(De, Do) + var_S − 2 cov(De, Ro), var_S = cov(Re, Ro).
+    """
+    assert total.denoised_other and total.denoised_reference and total.raw_reference
+    w = window.square()
+    signal = float((total.raw_reference.cross * w).sum())
+    both = float((total.denoised_other.cross * w).sum())
+    variance = float(((total.denoised_other.power_x + total.denoised_other.power_y) * w).sum()) / 2
+    with_raw = float((total.denoised_reference.cross * w).sum())
+    if signal <= 0:
+        return {"residual_noise": None, "bias": None}
+    return {
+        "residual_noise": (variance - both) / signal,
+        "bias": (both + signal - 2 * with_raw) / signal,
+    }
+
+
+def _truth_scores(
+    cases: Sequence[Case],
+    sums: list[CaseSums],
+    filters: _Filters,
+    progress: Callable[[int], None],
+) -> dict[str, Any]:
+    """Score against the noise-free image: means over micrographs."""
+    snr: dict[str, list[float]] = {}
+    for s in sums:
+        window = _highpass(s)
+        for name, response in filters.items():
+            r = _correlation(s.raw_truth, response, window)
+            snr.setdefault(name, []).append(metrics.snr_db(r))
+        r = _correlation(s.denoised_truth, filters.raw, window)
+        snr.setdefault("denoised", []).append(metrics.snr_db(r))
+    psnr: dict[str, list[float]] = {}
+    ssim: dict[str, list[float]] = {}
+    for done, images in enumerate(load_all(list(cases))):
+        for name, image in _versions(images, filters, sums[0].n_rings).items():
+            truth = images.truth
+            assert truth is not None
+            clean = metrics.highpassed(truth, images.pixel_size_angstrom)
+            shown = metrics.highpassed(image, images.pixel_size_angstrom)
+            psnr.setdefault(name, []).append(metrics.psnr_db(shown, clean))
+            ssim.setdefault(name, []).append(metrics.ssim(shown, clean))
+        progress(done + 1)
+    return {
+        "snr_db": {name: _mean(values) for name, values in snr.items()},
+        "snr_db_per_micrograph": snr,
+        "psnr_db": {name: _mean(values) for name, values in psnr.items()},
+        "ssim": {name: _mean(values) for name, values in ssim.items()},
+    }
+
+
+def _versions(images: Images, filters: _Filters, n_rings: int) -> dict[str, Float[Tensor, "h w"]]:
+    """Return the raw image, its filtered versions and the denoised one."""
+    versions = {
+        name: apply_ring_gain(images.raw, response, n_rings)
+        for name, response in filters.items()
+        if name != "raw"
+    }
+    return {"raw": images.raw, **versions, "denoised": images.denoised}
+
+
+def _curves(total: CaseSums, filters: _Filters) -> dict[str, Any]:
+    """Return pooled curves over frequency, at most ~100 points up to Nyquist."""
+    n = total.n_rings
+
+    def thin(sums: RingSums | None) -> RingSums | None:
+        if sums is None:
+            return None
+        inside = RingSums(sums.cross[:n], sums.power_x[:n], sums.power_y[:n], sums.count[:n])
+        return metrics.pool(inside, _CURVE_POINTS)
+
+    raw_denoised = thin(total.raw_denoised)
+    assert raw_denoised is not None
+    points = len(raw_denoised.cross)
+    width = -(-n // _CURVE_POINTS)
+    frequency = (torch.arange(points, dtype=torch.float64) + 0.5) * width / (2 * n)
+    curves: dict[str, Any] = {
+        "frequency_per_angstrom": (frequency / total.pixel_size_angstrom).tolist(),
+        "power_raw": (raw_denoised.power_x / raw_denoised.count).tolist(),
+        "power_denoised": (raw_denoised.power_y / raw_denoised.count).tolist(),
+    }
+    raw, denoised = thin(total.raw_reference), thin(total.denoised_reference)
+    if raw is not None and denoised is not None:
+        curves |= {
+            "frc_raw": _list(metrics.frc(raw)),
+            "frc_denoised": _list(metrics.frc(denoised)),
+            "correlation_with_truth_estimate": _list(metrics.truth_correlation(denoised, raw)),
+            "gain": _list(metrics.correlation_gain(denoised, raw)),
+            "signal_transfer": _list(metrics.signal_transfer(denoised, raw)),
+        }
+    if total.denoised_other is not None:
+        other = thin(total.denoised_other)
+        assert other is not None
+        curves["frc_denoised_halves"] = _list(metrics.frc(other))
+    raw, denoised = thin(total.raw_truth), thin(total.denoised_truth)
+    if raw is not None and denoised is not None:
+        curves |= {
+            "power_truth": (raw.power_y / raw.count).tolist(),
+            "correlation_with_truth_raw": _list(metrics.frc(raw)),
+            "correlation_with_truth_denoised": _list(metrics.frc(denoised)),
+            "signal_transfer_truth": _list(metrics.signal_transfer(denoised, raw)),
+        }
+    return curves
+
+
+def _list(values: Tensor) -> list[float | None]:
+    """Return a list in which undefined points are None, as JSON has no NaN."""
+    return [value if abs(value) < float("inf") else None for value in values.tolist()]
+
+
+def _files(case: Case) -> dict[str, str | None]:
+    named = {
+        "denoised": case.denoised,
+        "raw": case.raw,
+        "reference": case.reference,
+        "truth": case.truth,
+    }
+    return {role: None if path is None else str(path.resolve()) for role, path in named.items()}

@@ -1,0 +1,5 @@
+"""Scores → one self-contained HTML page."""
+
+from clearice.report.render import render
+
+__all__ = ["render"]

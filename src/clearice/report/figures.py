@@ -1,0 +1,116 @@
+"""Figures as SVG that follows the page's text colour, in light and dark."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+# Okabe & Ito: told apart with any colour vision, on white and on black.
+COLOURS = {
+    "raw": "#8c8c8c",
+    "gaussian_best": "#e69f00",
+    "wiener": "#009e73",
+    "denoised": "#0072b2",
+    "truth": "#d55e00",
+    "other": "#cc79a7",
+}
+_INK = "#010203"  # replaced by the page's own text colour
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve.
+
+    Attributes:
+        label: In the legend.
+        colour: A key of `COLOURS`.
+        x: Abscissae.
+        y: Ordinates; None leaves a gap.
+        dashed: For what is a warning or an estimate.
+    """
+
+    label: str
+    colour: str
+    x: Sequence[float]
+    y: Sequence[float | None]
+    dashed: bool = False
+
+
+def line_figure(
+    lines: Sequence[Line],
+    x_label: str,
+    y_label: str,
+    *,
+    log_y: bool = False,
+    y_limits: tuple[float, float] | None = None,
+    resolution_axis: bool = False,
+) -> str:
+    """Draw curves and return SVG.
+
+    Args:
+        lines: What to draw.
+        x_label: With unit.
+        y_label: With unit.
+        log_y: Logarithmic ordinate.
+        y_limits: Of the ordinate.
+        resolution_axis: The abscissa is 1/Å: label its ticks with the resolution in Å as well.
+    """
+    style = {
+        "svg.fonttype": "none",
+        "font.size": 10,
+        "text.color": _INK,
+        "axes.labelcolor": _INK,
+        "axes.edgecolor": _INK,
+        "xtick.color": _INK,
+        "ytick.color": _INK,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
+    with mpl.rc_context(style):
+        figure = Figure(figsize=(6.0, 3.6), layout="constrained")
+        axes = figure.subplots()
+        for line in lines:
+            axes.plot(
+                line.x,
+                [math.nan if v is None else v for v in line.y],
+                color=COLOURS[line.colour],
+                linestyle="--" if line.dashed else "-",
+                linewidth=1.6,
+                label=line.label,
+            )
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        if log_y:
+            axes.set_yscale("log")
+        if y_limits:
+            axes.set_ylim(*y_limits)
+            axes.axhline(0, color=_INK, linewidth=0.5)
+        if resolution_axis:
+            ticks = [tick for tick in axes.get_xticks() if tick >= 0]
+            axes.set_xlim(0, max(max(line.x) for line in lines))
+            axes.set_xticks([t for t in ticks if t <= axes.get_xlim()[1]])
+            labels = [f"{t:.2f}\n{1 / t:.1f} Å" if t > 0 else "0\n∞" for t in axes.get_xticks()]
+            axes.set_xticklabels(labels)
+        axes.legend(frameon=False, fontsize=9)
+        return _svg(figure)
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    # The page sets the width; without these the drawing keeps its shape at any width.
+    return re.sub(
+        r'(<svg[^>]*?) width="[^"]*"',
+        r"\1",
+        re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1),
+        count=1,
+    )

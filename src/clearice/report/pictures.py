@@ -1,0 +1,61 @@
+"""Crops of micrographs as PNG inside the page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from clearice.fourier import gaussian_lowpass, highpass
+from clearice.io import read_micrograph
+
+CROP_PX = 512
+_LEVELING_ANGSTROM = 1000.0
+
+
+def crops(files: dict[str, str | None], sigma_px: float) -> tuple[dict[str, str], float]:
+    """Return PNG data URIs of the same central crop of each version, and the crop's edge in Å.
+
+    Ice gradients slower than 1000 Å are levelled, and each picture gets the contrast of its own 0.5
+    to 99.5 percentiles.
+
+    Args:
+        files: Path of each version (`raw`, `denoised`, `truth`), or None.
+        sigma_px: Of the Gaussian to show beside them.
+    """
+    pictures: dict[str, str] = {}
+    edge = 0.0
+    for role in ("raw", "denoised", "truth"):
+        path = files.get(role)
+        if path is None or not Path(path).is_file():
+            continue
+        micrograph = read_micrograph(Path(path))
+        pixels = highpass(micrograph.pixels, micrograph.pixel_size_angstrom / _LEVELING_ANGSTROM)
+        pictures[role] = png(central_crop(pixels))
+        edge = min(CROP_PX, *pixels.shape) * micrograph.pixel_size_angstrom
+        if role == "raw":
+            pictures["gaussian_best"] = png(central_crop(gaussian_lowpass(pixels, sigma_px)))
+    return pictures, edge
+
+
+def central_crop(image: Float[Tensor, "h w"]) -> Float[Tensor, "ch cw"]:
+    """Return the middle of an image, at most `CROP_PX` wide and high."""
+    height, width = (min(CROP_PX, length) for length in image.shape)
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    return image[top : top + height, left : left + width]
+
+
+def png(image: Float[Tensor, "h w"]) -> str:
+    """Return an image as an 8-bit PNG data URI."""
+    values = image.float()
+    low, high = torch.quantile(values.flatten(), torch.tensor([0.005, 0.995])).tolist()
+    scaled = ((values - low) / max(high - low, 1e-12)).clamp(0, 1) * 255
+    buffer = io.BytesIO()
+    Image.fromarray(scaled.numpy().astype(np.uint8)).save(buffer, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

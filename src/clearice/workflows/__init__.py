@@ -1,0 +1,1 @@
+"""Rooms called in order; no maths of their own."""

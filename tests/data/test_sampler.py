@@ -1,0 +1,130 @@
+"""Plans: which pixels, orientation and frame groups make each training pair."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clearice.data import GridSampler, PatchPlan, Sampler
+
+
+def _sampler(
+    shapes: list[tuple[int, int, int]],
+    *,
+    patch: int = 32,
+    batch: int = 8,
+    seed: int = 0,
+    augment: bool = True,
+    exchangeable: bool = True,
+) -> Sampler:
+    return Sampler(shapes, patch, batch, seed, augment=augment, exchangeable=exchangeable)
+
+
+def _draws(sampler: Sampler, steps: int) -> list[PatchPlan]:
+    return [plan for step in range(steps) for plan in sampler.plan(step)]
+
+
+@given(seed=st.integers(0, 2**31), step=st.integers(0, 10**6))
+def test_a_plan_is_a_pure_function_of_seed_and_step(seed: int, step: int) -> None:
+    shapes = [(8, 64, 80), (8, 70, 64)]
+    fresh, used = _sampler(shapes, seed=seed), _sampler(shapes, seed=seed)
+    for other in (step + 1, 0, 5):
+        used.plan(other)
+    assert fresh.plan(step) == used.plan(step)
+    assert fresh.plan(step) != fresh.plan(step + 1)
+    assert fresh.plan(step) != _sampler(shapes, seed=seed + 1).plan(step)
+
+
+@given(
+    groups=st.integers(2, 12),
+    height=st.integers(16, 60),
+    width=st.integers(16, 60),
+    patch=st.integers(1, 16),
+    exchangeable=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_patches_lie_inside_and_groups_are_used_once(
+    groups: int, height: int, width: int, patch: int, exchangeable: bool, seed: int
+) -> None:
+    shapes = [(groups, height, width)]
+    sampler = _sampler(shapes, patch=patch, seed=seed, exchangeable=exchangeable)
+    for plan in _draws(sampler, 3):
+        assert 0 <= plan.row <= height - patch
+        assert 0 <= plan.column <= width - patch
+        assert plan.inputs
+        assert plan.targets
+        assert sorted(plan.inputs + plan.targets) == list(range(groups))
+
+
+def test_every_position_can_be_drawn() -> None:
+    draws = _draws(_sampler([(2, 34, 36)]), 60)
+    assert {plan.row for plan in draws} == {0, 1, 2}
+    assert {plan.column for plan in draws} == {0, 1, 2, 3, 4}
+
+
+def test_eight_groups_give_three_to_seven_inputs_equally_often() -> None:
+    draws = _draws(_sampler([(8, 64, 64)]), 250)
+    counts = Counter(len(plan.inputs) for plan in draws)
+    assert set(counts) == {3, 4, 5, 6, 7}
+    sigma = math.sqrt(len(draws) * 0.2 * 0.8)
+    assert all(abs(count - 0.2 * len(draws)) < 5 * sigma for count in counts.values())
+
+
+def test_each_of_eight_groups_is_input_equally_often() -> None:
+    draws = _draws(_sampler([(8, 64, 64)]), 250)
+    counts = Counter(group for plan in draws for group in plan.inputs)
+    expected = len(draws) * 5 / 8
+    sigma = math.sqrt(len(draws) * 5 / 8 * 3 / 8)
+    assert all(abs(counts[group] - expected) < 5 * sigma for group in range(8))
+
+
+def test_two_groups_change_places_in_half_of_the_draws() -> None:
+    draws = _draws(_sampler([(2, 64, 64)]), 250)
+    swapped = sum(plan.inputs == (1,) for plan in draws)
+    assert abs(swapped - len(draws) / 2) < 5 * math.sqrt(len(draws)) / 2
+
+
+def test_unequal_halves_never_change_places() -> None:
+    draws = _draws(_sampler([(2, 64, 64)], exchangeable=False), 100)
+    assert {(plan.inputs, plan.targets) for plan in draws} == {((0,), (1,))}
+
+
+def test_larger_micrographs_are_drawn_more_often() -> None:
+    draws = _draws(_sampler([(2, 64, 64), (2, 128, 128)]), 250)
+    large = sum(plan.micrograph == 1 for plan in draws)
+    assert abs(large - 0.8 * len(draws)) < 5 * math.sqrt(len(draws) * 0.8 * 0.2)
+
+
+def test_orientations() -> None:
+    assert {p.orientation for p in _draws(_sampler([(2, 64, 64)]), 50)} == set(range(8))
+    plain = _sampler([(2, 64, 64)], augment=False)
+    assert {p.orientation for p in _draws(plain, 50)} == {0}
+
+
+def test_grid_covers_every_whole_patch_once() -> None:
+    grid = GridSampler([(8, 96, 64), (8, 70, 32)], patch_size=32, batch_size=3)
+    plans = [plan for step in range(len(grid)) for plan in grid.plan(step)]
+    corners = [(plan.micrograph, plan.row, plan.column) for plan in plans]
+    expected = [(0, r, c) for r in (0, 32, 64) for c in (0, 32)] + [(1, 0, 0), (1, 32, 0)]
+    assert sorted(corners) == sorted(expected)
+    assert {plan.inputs for plan in plans} == {(0, 2, 4, 6)}
+    assert {plan.targets for plan in plans} == {(1, 3, 5, 7)}
+    assert {plan.orientation for plan in plans} == {0}
+    assert len(grid) == 3
+    assert grid.plan(len(grid)) == []
+
+
+@pytest.mark.parametrize("limit", [1, 3, 5, 16, 17, 100])
+def test_grid_respects_its_limit_and_spreads(limit: int) -> None:
+    shapes = [(2, 64, 64)] * 4
+    grid = GridSampler(shapes, patch_size=32, batch_size=4, limit=limit)
+    plans = [plan for step in range(len(grid)) for plan in grid.plan(step)]
+    assert 1 <= len(plans) <= limit
+    assert len(set(plans)) == len(plans)
+    assert 2 * len(plans) > min(limit, 16)
+    if limit >= 4:
+        assert {plan.micrograph for plan in plans} == {0, 1, 2, 3}
