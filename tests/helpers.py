@@ -73,13 +73,19 @@ def write_dataset(
         clean = affine.apply(signal + 20.0) if truth else None
         writer.add(half_set, affine.apply(raw), affine, clean)
     writer.finish(
-        PrepareConfig(validation_fraction=validation, test_fraction=0.0, dose_e_per_A2=50.0),
+        prepare_config(validation_fraction=validation, dose_e_per_A2=50.0),
         PIXEL_SIZE,
         input_target=not exchangeable,
         dose_ratio=1.0 if exchangeable else 49.0,
         target_gain=target_gain,
     )
     return open_dataset(folder)
+
+
+def prepare_config(**overrides: Any) -> PrepareConfig:
+    """Return a configuration that holds no micrograph out."""
+    values: dict[str, Any] = {"validation_fraction": 0.0, "test_fraction": 0.0}
+    return PrepareConfig.model_validate({**values, **overrides})
 
 
 def train_config(**overrides: Any) -> TrainConfig:

@@ -37,7 +37,7 @@ def test_a_device_that_is_not_here_is_refused(name: str) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_asking_for_cuda_without_one_does_not_fall_back_to_the_cpu() -> None:
-    with pytest.raises(ConfigError, match="cuda.*use --device auto or cpu"):
+    with pytest.raises(ConfigError, match=r"cuda.*use --device auto or cpu"):
         choose_device("cuda")
 
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from tolerances import ABSOLUTE, RELATIVE
 from torch import Tensor
 
 from clearice import fourier
+from tolerances import ABSOLUTE, RELATIVE
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -127,7 +127,9 @@ def test_adding_ring_sums_pools_images() -> None:
     first, second = (fourier.ring_sums(x, y, 6) for x, y in pairs)
     pooled = first + second
     for name in ("cross", "power_x", "power_y", "count"):
-        torch.testing.assert_close(getattr(pooled, name), getattr(first, name) + getattr(second, name))
+        torch.testing.assert_close(
+            getattr(pooled, name), getattr(first, name) + getattr(second, name)
+        )
 
 
 def test_ring_sums_are_computed_in_float64_whatever_comes_in() -> None:

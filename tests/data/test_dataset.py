@@ -9,13 +9,12 @@ from pathlib import Path
 import mrcfile
 import pytest
 import torch
-from helpers import PIXEL_SIZE, noisy_groups, smooth_image, write_dataset
-from tolerances import ABSOLUTE, RELATIVE
 
-from clearice.config import PrepareConfig
 from clearice.data import Affine, DatasetWriter, Split, open_dataset
 from clearice.errors import DatasetError
 from clearice.types import HalfSet
+from helpers import PIXEL_SIZE, noisy_groups, prepare_config, smooth_image, write_dataset
+from tolerances import ABSOLUTE, RELATIVE
 
 
 def _write_one(folder: Path, raw: torch.Tensor, truth: torch.Tensor | None = None) -> Affine:
@@ -24,7 +23,7 @@ def _write_one(folder: Path, raw: torch.Tensor, truth: torch.Tensor | None = Non
     half_set = HalfSet("mic", raw, (0.5, 0.3, 0.2), PIXEL_SIZE, (Path("raw/mic.mrc"),))
     writer.add(half_set, affine.apply(raw), affine, truth)
     writer.finish(
-        PrepareConfig(dose_e_per_A2=53.0),
+        prepare_config(dose_e_per_A2=53.0),
         PIXEL_SIZE,
         input_target=False,
         dose_ratio=1.0,
@@ -50,13 +49,13 @@ def test_round_trip(tmp_path: Path, generator: torch.Generator) -> None:
     assert (entry.name, entry.shape, entry.split) == ("mic", (3, 48, 40), Split.TRAIN)
     assert (entry.mean, entry.std) == (affine.mean, affine.std)
     assert (entry.weights, entry.sources) == ((0.5, 0.3, 0.2), ("mic.mrc",))
-    tolerance = {"rtol": RELATIVE[torch.float16], "atol": ABSOLUTE[torch.float16]}
+    rtol, atol = RELATIVE[torch.float16], ABSOLUTE[torch.float16]
     for mapped in (False, True):
         stack = dataset.stack(entry, mapped=mapped)
         assert stack.dtype == torch.float16
-        torch.testing.assert_close(stack.float(), affine.apply(raw), **tolerance)
+        torch.testing.assert_close(stack.float(), affine.apply(raw), rtol=rtol, atol=atol)
         image = dataset.truth(entry, mapped=mapped)
-        torch.testing.assert_close(image.float(), truth[None], **tolerance)
+        torch.testing.assert_close(image.float(), truth[None], rtol=rtol, atol=atol)
     assert dataset.verify() == []
 
 
@@ -77,9 +76,7 @@ def test_values_beyond_float16_are_clipped_and_stay_finite(tmp_path: Path) -> No
     normalised[0, 0, 0], normalised[1, 0, 0] = 1e6, -1e6
     half_set = HalfSet("mic", raw, (0.4, 0.3, 0.3), PIXEL_SIZE, ())
     writer.add(half_set, normalised, Affine(0.0, 1.0))
-    writer.finish(
-        PrepareConfig(), PIXEL_SIZE, input_target=False, dose_ratio=1.0, target_gain=1.0
-    )
+    writer.finish(prepare_config(), PIXEL_SIZE, input_target=False, dose_ratio=1.0, target_gain=1.0)
     dataset = open_dataset(tmp_path)
     stack = dataset.stack(dataset.manifest.micrographs[0])
     assert float(stack.max()) == 65504

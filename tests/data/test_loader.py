@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import CPU, write_dataset
-from tolerances import ABSOLUTE, RELATIVE
 
 from clearice.data import Dataset, PatchLoader, PatchPlan, Sampler, Split
 from clearice.data.loader import Cache, combine
 from clearice.errors import DatasetError
+from helpers import CPU, write_dataset
+from tolerances import ABSOLUTE, RELATIVE
 
 
 def _plan(
@@ -37,8 +37,8 @@ def test_combine_takes_dose_weighted_means(generator: torch.Generator) -> None:
     pair = combine(stack, _plan(inputs=(0, 3, 4), targets=(1, 2)), weights)
     first = (0.1 * stack[0] + 0.15 * stack[3] + 0.25 * stack[4]) / 0.5
     second = (0.3 * stack[1] + 0.2 * stack[2]) / 0.5
-    tolerance = {"rtol": RELATIVE[torch.float32], "atol": ABSOLUTE[torch.float32]}
-    torch.testing.assert_close(pair, torch.stack([first, second]), **tolerance)
+    rtol, atol = RELATIVE[torch.float32], ABSOLUTE[torch.float32]
+    torch.testing.assert_close(pair, torch.stack([first, second]), rtol=rtol, atol=atol)
 
 
 def test_the_eight_orientations_differ_and_move_pixels_only() -> None:

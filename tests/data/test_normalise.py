@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tolerances import ABSOLUTE, RELATIVE
 
 from clearice.data import Affine
+from tolerances import ABSOLUTE, RELATIVE
 
 
 @given(

@@ -48,7 +48,7 @@ def test_a_plan_is_a_pure_function_of_seed_and_step(seed: int, step: int) -> Non
     seed=st.integers(0, 1000),
 )
 def test_patches_lie_inside_and_groups_are_used_once(
-    groups: int, height: int, width: int, patch: int, exchangeable: bool, seed: int
+    *, groups: int, height: int, width: int, patch: int, exchangeable: bool, seed: int
 ) -> None:
     shapes = [(groups, height, width)]
     sampler = _sampler(shapes, patch=patch, seed=seed, exchangeable=exchangeable)

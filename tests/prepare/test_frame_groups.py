@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import write_movie
-from tolerances import RELATIVE
 
 from clearice import io
 from clearice.errors import InputFileError
 from clearice.prepare import split
+from helpers import write_movie
+from tolerances import RELATIVE
 
 _MODES = {0: "int8", 1: "int16", 2: "float32", 6: "uint16", 12: "float16"}
 

