@@ -167,7 +167,7 @@ def test_a_missing_file_or_a_folder_is_refused(tmp_path: Path) -> None:
 
 def test_a_configuration_cannot_be_changed() -> None:
     with pytest.raises(ValidationError):
-        TrainConfig.model_validate({}).epochs = 3
+        TrainConfig.model_validate({}).epochs = 3  # type: ignore[misc]
 
 
 def test_defaults_are_not_shared_between_configurations() -> None:

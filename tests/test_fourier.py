@@ -137,7 +137,7 @@ def test_ring_sums_are_computed_in_float64_whatever_comes_in() -> None:
     assert fourier.ring_sums(image, image, 4).cross.dtype == torch.float64
 
 
-def _cosine(cycles_y: int, cycles_x: int, size: int, dtype: torch.dtype) -> tuple[Tensor, float]:
+def _cosine(cycles_y: int, cycles_x: int, size: int, dtype: torch.dtype) -> tuple[Tensor, "float"]:
     y, x = torch.meshgrid(*(torch.arange(size, dtype=torch.float64),) * 2, indexing="ij")
     image = torch.cos(2 * math.pi * (cycles_y * y + cycles_x * x) / size)
     return image.to(dtype), math.hypot(cycles_y, cycles_x) / size

@@ -1,3 +1,3 @@
-"""clearice: denoise cryo-EM micrographs with Noise2Noise, and measure what is real in the result."""
+"""Denoise cryo-EM micrographs with Noise2Noise, and measure what is real in the result."""
 
 __version__ = "0.1.0"

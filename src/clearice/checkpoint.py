@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from clearice import io
-from clearice.errors import CheckpointError
+from clearice.errors import CheckpointError, UnknownNameError
 from clearice.networks import build_network
 
 BEST_NAME = "best.safetensors"
@@ -127,21 +127,12 @@ def load_model(model: Path) -> tuple[nn.Module, ModelInfo]:
     """
     path = resolve(model)
     tensors, header = _read(path)
+    info = _info(path, header)
     try:
-        info = ModelInfo(**header["info"])
         network = build_network(info.network)
-        network.load_state_dict(
-            {
-                name.removeprefix(_MODEL_PREFIX): value
-                for name, value in tensors.items()
-                if name.startswith(_MODEL_PREFIX)
-            }
-        )
-    except (KeyError, TypeError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(
-            f"{path}: does not fit this version of clearice ({reason}); train again"
-        ) from None
+        network.load_state_dict(_part(tensors, _MODEL_PREFIX))
+    except (UnknownNameError, RuntimeError) as error:
+        raise _misfit(path, error) from None
     return network.eval(), info
 
 
@@ -154,10 +145,23 @@ def load_training(path: Path) -> tuple[ModelInfo, dict[str, Tensor], TrainingSna
     tensors, header = _read(path)
     if "progress" not in header:
         raise CheckpointError(f"{path}: holds no training state; resume from {LAST_NAME}")
-    weights = {
-        name.removeprefix(_MODEL_PREFIX): value
-        for name, value in tensors.items()
-        if name.startswith(_MODEL_PREFIX)
-    }
     rest = {name: value for name, value in tensors.items() if not name.startswith(_MODEL_PREFIX)}
-    return ModelInfo(**header["info"]), weights, TrainingSnapshot(rest, header["progress"])
+    snapshot = TrainingSnapshot(rest, header["progress"])
+    return _info(path, header), _part(tensors, _MODEL_PREFIX), snapshot
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors under a prefix, without it."""
+    return {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
+
+
+def _info(path: Path, header: dict[str, Any]) -> ModelInfo:
+    try:
+        return ModelInfo(**header["info"])
+    except (KeyError, TypeError) as error:
+        raise _misfit(path, error) from None
+
+
+def _misfit(path: Path, error: Exception) -> CheckpointError:
+    reason = str(error).splitlines()[0]
+    return CheckpointError(f"{path}: does not fit this version of clearice ({reason}); train again")

@@ -7,7 +7,7 @@ import json
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -17,7 +17,6 @@ from clearice.errors import (
     ClearIceWarning,
     ConfigError,
     InputFileError,
-    OutputError,
 )
 
 if TYPE_CHECKING:
@@ -208,6 +207,7 @@ def train(
     batch_size: int | None = None,
     patch_size: int | None = None,
     learning_rate: float | None = None,
+    dropout: float | None = None,
     cache: Cache | None = None,
     precision: Precision | None = None,
     compile: bool | None = None,  # noqa: A002  (the option's name)
@@ -232,6 +232,7 @@ def train(
         batch_size: Patches in a step.
         patch_size: Edge of a patch, px.
         learning_rate: Peak of the schedule.
+        dropout: Share of channels dropped while training; 0.2 helps where data are few.
         cache: Where the data are held.
         precision: Of the network.
         compile: Use torch.compile.
@@ -257,6 +258,7 @@ def train(
         "batch_size": batch_size,
         "patch_size": patch_size,
         "learning_rate": learning_rate,
+        "dropout": dropout,
         "cache": cache,
         "precision": precision,
         "compile": compile,
@@ -402,7 +404,7 @@ def networks(*, json: Json = False) -> None:
 
     rows = []
     for name, info in room.NETWORKS.items():
-        network = info.build()
+        network = info.build(0.0)
         geometry = room.measure_geometry(network, network.total_stride)  # type: ignore[arg-type]
         rows.append(
             {
@@ -528,7 +530,15 @@ def _print_table(caption: str, values: dict[str, float | None]) -> None:
         print(f"  {name:<14}" + ("–" if value is None else f"{value:8.3f}"))
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print our own warnings as one line, and nobody else's."""
     if issubclass(category, ClearIceWarning):
         print(f"clearice: warning: {message}", file=sys.stderr)
 

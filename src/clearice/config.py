@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
@@ -17,7 +18,7 @@ Model = TypeVar("Model", bound="Config")
 class Config(BaseModel):
     """Base of all configurations: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class SimulateConfig(Config):
@@ -104,6 +105,9 @@ class TrainConfig(Config):
     learning_rate: float = Field(1e-3, gt=0, le=1, description="peak of the schedule")
     schedule: Literal["constant", "cosine"] = Field("cosine", description="after the warm-up")
     warmup_fraction: float = Field(0.02, ge=0, lt=1, description="share of the steps")
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="share of channels dropped; 0.2 helps where data are few"
+    )
     weight_decay: float = Field(1e-4, ge=0, description="of AdamW")
     gradient_clip: float = Field(1.0, gt=0, description="largest gradient norm")
     ema_decay: float = Field(
@@ -122,7 +126,7 @@ class TrainConfig(Config):
     @field_validator("loss")
     @classmethod
     def _weights_are_usable(cls, loss: dict[str, float]) -> dict[str, float]:
-        if not loss or any(weight <= 0 for weight in loss.values()):
+        if not loss or any(not 0 < weight < math.inf for weight in loss.values()):
             raise ValueError("needs at least one loss, and every weight above 0")
         return loss
 
@@ -135,7 +139,9 @@ def parse_loss(spec: str) -> dict[str, float]:
     """
     weights: dict[str, float] = {}
     for term in spec.split("+"):
-        match = re.fullmatch(r"\s*(?:([0-9.]+(?:e-?[0-9]+)?)\s*\*?\s+)?([a-z][a-z0-9-]*)\s*", term)
+        match = re.fullmatch(
+            r"\s*(?:((?:\d+\.?\d*|\.\d+)(?:e-?\d+)?)\s*\*?\s+)?([a-z][a-z0-9-]*)\s*", term
+        )
         if match is None:
             raise ConfigError(
                 f"--loss '{spec}': cannot read '{term.strip()}'; "

@@ -1,7 +1,7 @@
 """Fourier grids, ring sums and radial filters: pure functions of tensors.
 
-Frequencies are in cycles/px (Nyquist 0.5). Half-spectra are those of `torch.fft.rfft2`, unnormalised.
-Device and dtype follow the input.
+Frequencies are in cycles/px (Nyquist 0.5). Half-spectra are those of `torch.fft.rfft2`,
+unnormalised. Device and dtype follow the input.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def frequency_grid(
 
 
 def half_spectrum_weights(width: int, like: Tensor) -> Float[Tensor, "wf"]:
-    """Return how often each `rfft2` column stands in the full spectrum: 2, or 1 at its own mirror."""
+    """Return how often each `rfft2` column stands in the full spectrum: 2, or 1 if mirrored."""
     weights = torch.full((width // 2 + 1,), 2.0, device=like.device, dtype=like.dtype)
     weights[0] = 1.0
     if width % 2 == 0:
@@ -126,7 +126,7 @@ def gaussian_lowpass(
 
 
 def highpass(image: Float[Tensor, "*batch h w"], cutoff: float) -> Float[Tensor, "*batch h w"]:
-    """Remove what is slower than `cutoff` (cycles/px), with a Gaussian edge 1 − exp(−(f/cutoff)² ln 2)."""
+    """Remove what is slower than `cutoff` (cycles/px): multiply by 1 − exp(−(f/cutoff)² ln 2)."""
     return radial_filter(image, lambda f: 1 - torch.exp(-math.log(2) * (f / cutoff) ** 2))
 
 

@@ -40,7 +40,7 @@ def truth_correlation(denoised: RingSums, raw: RingSums) -> Float[Tensor, "rings
 
 
 def correlation_gain(denoised: RingSums, raw: RingSums) -> Float[Tensor, "rings"]:
-    """Return FRC(De, Ro) / FRC(Re, Ro): no filter constant on rings exceeds 1. NaN where raw ≤ 0."""
+    """Return FRC(De, Ro) / FRC(Re, Ro), at most 1 for a radial filter; NaN where raw ≤ 0."""
     return frc(denoised) / frc(raw).where(frc(raw) > 0, torch.nan)
 
 
@@ -92,8 +92,8 @@ class Moments:
     def of(cls, x: Float[Tensor, "h w"], y: Float[Tensor, "h w"]) -> Moments:
         """Sum over two images, in float64."""
         x, y = x.double() - x.double().mean(), y.double() - y.double().mean()
-        products = ((x * y).sum(), x.square().sum(), y.square().sum())
-        return cls(*(float(p) for p in products), x.numel())
+        xy, xx, yy = ((x * y).sum(), x.square().sum(), y.square().sum())
+        return cls(float(xy), float(xx), float(yy), x.numel())
 
     def __add__(self, other: Moments) -> Moments:
         return Moments(
@@ -123,7 +123,8 @@ def psnr_db(image: Float[Tensor, "h w"], truth: Float[Tensor, "h w"]) -> float:
     """
     truth = truth.double()
     error = (fit_affine(image, truth).double() - truth).square().mean()
-    return float(10 * torch.log10((truth.max() - truth.min()).square() / error))
+    span = float(truth.max() - truth.min())
+    return 10 * math.log10(max(span**2, 1e-30) / max(float(error), 1e-12 * span**2, 1e-30))
 
 
 def ssim(image: Float[Tensor, "h w"], truth: Float[Tensor, "h w"]) -> float:

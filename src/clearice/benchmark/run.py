@@ -15,7 +15,7 @@ from clearice.config import PrepareConfig, SimulateConfig, TrainConfig
 from clearice.data import PatchLoader, Sampler, open_dataset
 from clearice.denoise import Denoiser
 from clearice.losses import LOSSES
-from clearice.networks import NETWORKS, build_network, parameter_count
+from clearice.networks import NETWORKS, build_network, parameter_count, place
 from clearice.prepare import prepare_movies
 from clearice.train import step
 from clearice.train.state import new_state
@@ -57,8 +57,8 @@ def _train(device: torch.device, size: int, batch_size: int) -> list[Row]:
     for name in NETWORKS:
         baseline = 0.0
         for precision in precisions:
-            config = TrainConfig(network=name, precision=precision)  # type: ignore[arg-type]
-            network = build_network(name).to(device, memory_format=torch.channels_last)
+            config = TrainConfig(network=name, precision=precision)
+            network = place(build_network(name), device)
             state, objective = new_state(network, config), Objective(config.loss)
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)

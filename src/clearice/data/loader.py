@@ -80,6 +80,7 @@ class PatchLoader:
         self._patch_size = patch_size
         self._device = device
         self._weights = [entry.weights for entry in entries]
+        self._exchangeable = dataset.manifest.roles == "exchangeable"
         n_bytes = sum(2 * entry.shape[0] * entry.shape[1] * entry.shape[2] for entry in entries)
         self.cache: Cache = choose_cache(n_bytes, device) if cache == "auto" else cache
         if self.cache == "gpu" and device.type == "cpu":
@@ -117,5 +118,6 @@ class PatchLoader:
         if self._truths is None:
             return combine(crop, plan, weights)
         truth = self._truths[plan.micrograph][:, rows, columns]
-        noise_free = PatchPlan(0, 0, 0, plan.orientation, tuple(range(len(crop))), (len(crop),))
+        inputs = tuple(range(len(crop))) if self._exchangeable else plan.inputs
+        noise_free = PatchPlan(0, 0, 0, plan.orientation, inputs, (len(crop),))
         return combine(torch.cat([crop, truth]), noise_free, [*weights, 1.0])

@@ -48,18 +48,20 @@ class Dataset:
         """
         if entry.truth is None:
             raise DatasetError(
-                f"{self.folder}: has no truth for '{entry.name}'; prepare it with --truth, or train "
-                "on noisy targets"
+                f"{self.folder}: has no truth for '{entry.name}'; prepare it with --truth, or "
+                "train on noisy targets"
             )
         return io.read_stack(self.folder / entry.truth, mapped=mapped)
 
     def verify(self) -> list[str]:
         """Return the files whose checksum differs from the manifest's."""
-        return [
-            entry.file
+        files = [(entry.file, entry.sha256) for entry in self.manifest.micrographs]
+        files += [
+            (entry.truth, entry.truth_sha256)
             for entry in self.manifest.micrographs
-            if file_sha256(self.folder / entry.file) != entry.sha256
+            if entry.truth and entry.truth_sha256
         ]
+        return [file for file, sha in files if file_sha256(self.folder / file) != sha]
 
 
 def open_dataset(folder: Path) -> Dataset:
@@ -79,7 +81,8 @@ def open_dataset(folder: Path) -> Dataset:
     except (ValidationError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise DatasetError(f"{path}: cannot be read ({reason}); prepare the data again") from None
-    missing = [e.file for e in manifest.micrographs if not (folder / e.file).is_file()]
+    files = [file for e in manifest.micrographs for file in (e.file, e.truth) if file]
+    missing = [file for file in files if not (folder / file).is_file()]
     if missing:
         raise DatasetError(f"{folder}: misses {', '.join(missing[:5])}; prepare the data again")
     return Dataset(folder, manifest)

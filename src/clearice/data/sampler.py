@@ -6,6 +6,7 @@ other devices draws the same pairs, and the only state to save is the step.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -139,7 +140,7 @@ class GridSampler:
         self._batch_size = batch_size
 
     def __len__(self) -> int:
-        return -(-len(self._plans) // self._batch_size)
+        return math.ceil(len(self._plans) / self._batch_size)
 
     def plan(self, step: int) -> list[PatchPlan]:
         """Return the pairs of one step."""

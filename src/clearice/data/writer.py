@@ -84,7 +84,8 @@ class DatasetWriter:
         self._write(file, normalised, half_set.pixel_size_angstrom)
         truth_file = None
         if truth is not None:
-            truth_file = f"stacks/{half_set.name}_truth.mrc"
+            truth_file = f"truth/{half_set.name}.mrc"
+            io.ensure_folder(self._out / "truth")
             self._write(truth_file, truth[None], half_set.pixel_size_angstrom)
         groups, height, width = normalised.shape
         self._entries.append(

@@ -12,7 +12,7 @@ from torch import Tensor
 from clearice.checkpoint import ModelInfo, load_model
 from clearice.data import Affine
 from clearice.denoise.tiles import plan_tiles, stitch
-from clearice.networks import Geometry, measure_geometry, pad_to_multiple
+from clearice.networks import Geometry, measure_geometry, pad_to_multiple, place
 
 DEFAULT_TILE = 1024
 
@@ -41,7 +41,7 @@ class Denoiser:
         network, self.info = load_model(model)
         stride: int = network.total_stride  # type: ignore[assignment]
         self.geometry: Geometry = measure_geometry(network, stride)
-        self._network = network.to(device, memory_format=torch.channels_last)
+        self._network = place(network, device)
         self._device = device
         self._tile = tile
         self._half = precision == "bfloat16"
@@ -59,22 +59,25 @@ class Denoiser:
         Returns:
             Denoised intensities in the same unit, on the CPU.
         """
+        pixels = pixels.to(self._device, torch.float32)
         affine = affine or Affine.of(pixels)
-        output = self.normalised(affine.apply(pixels.to(torch.float32)))
-        return affine.invert(output * self.info.output_gain)
+        output = self.normalised(affine.apply(pixels))
+        return affine.invert(output * self.info.output_gain).cpu()
 
     @torch.inference_mode()
     def normalised(self, image: Float[Tensor, "h w"]) -> Float[Tensor, "h w"]:
-        """Apply the network to a normalised image, tile by tile."""
+        """Apply the network to a normalised image, tile by tile; the result is on the device."""
+        image = image.to(self._device)
         height, width = image.shape
         stride = self.geometry.stride
         padded = pad_to_multiple(image[None, None], stride)[0, 0]
-        tiles = plan_tiles(*padded.shape, self._tile, self.geometry.halo, stride)
+        rows, columns = padded.shape
+        tiles = plan_tiles(rows, columns, self._tile, self.geometry.halo, stride)
         return stitch(padded, tiles, self._window)[:height, :width]
 
     def _window(self, window: Float[Tensor, "1 1 h w"]) -> Float[Tensor, "1 1 h w"]:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
-            return self._network(window.to(self._device)).float().cpu()
+            return self._network(window).float()
 
 
 def describe_mismatch(info: ModelInfo, pixel_size_angstrom: float) -> str | None:

@@ -119,6 +119,7 @@ def denoise_dataset(
 
     Raises:
         DatasetError: The data set has no such micrographs, or no exchangeable halves.
+        BatchError: Some stacks are missing or damaged; the others were denoised.
     """
     dataset = open_dataset(folder)
     entries = dataset.entries(split)
@@ -131,9 +132,15 @@ def denoise_dataset(
     for part in parts:
         io.ensure_folder(out / f"denoised{part}")
         io.ensure_folder(out / f"raw{part}")
+    failures: list[str] = []
     for done, entry in enumerate(entries):
-        _denoise_entry(dataset, entry, denoiser, out, parts, exchangeable=exchangeable)
+        try:
+            _denoise_entry(dataset, entry, denoiser, out, parts, exchangeable=exchangeable)
+        except InputFileError as error:
+            failures.append(str(error))
         progress(done + 1, len(entries))
+    if failures:
+        raise BatchError(failures, len(entries))
     return [out / "denoised" / f"{entry.name}.mrc" for entry in entries]
 
 
@@ -156,7 +163,7 @@ def _denoise_entry(
     }
     for part in parts:
         raw = _mean_of(stack, entry.weights, members[part])
-        denoised = denoiser.normalised(raw) * denoiser.info.output_gain
+        denoised = denoiser.normalised(raw).cpu() * denoiser.info.output_gain
         for kind, image in (("raw", raw), ("denoised", denoised)):
             io.write_mrc(
                 out / f"{kind}{part}" / f"{entry.name}.mrc",

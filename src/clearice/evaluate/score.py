@@ -149,24 +149,45 @@ def _mean(values: Any) -> float:
 
 def _reference_scores(sums: list[CaseSums], filters: _Filters) -> dict[str, Any]:
     """Score against an independent image of the same signal."""
-    frequency = sums[0].frequency
     flat = filters.raw
     by_band: dict[str, dict[str, float]] = {}
-    for low, high in BANDS_ANGSTROM:
-        window = band_window(frequency, sums[0].pixel_size_angstrom, low, high)
-        if not window.any():
-            continue
+    for band, window in _bands(sums[0]).items():
         row = {
             name: _mean(_correlation(s.raw_reference, response, window) for s in sums)
             for name, response in filters.items()
         }
         row["denoised"] = _mean(_correlation(s.denoised_reference, flat, window) for s in sums)
-        by_band[f"{low}-{high}"] = row
+        by_band[band] = row
     total = pooled(sums)
     return {
         "band_correlation": by_band,
+        "band_signal_transfer": _band_transfer(
+            total.denoised_reference, total.raw_reference, total
+        ),
         **_half_scores(total, filters),
     }
+
+
+def _bands(sums: CaseSums) -> dict[str, Rings]:
+    """Return the bands that the images resolve, named by their limits in Å."""
+    windows = {
+        f"{low}-{high}": band_window(sums.frequency, sums.pixel_size_angstrom, low, high)
+        for low, high in BANDS_ANGSTROM
+    }
+    return {name: window for name, window in windows.items() if window.any()}
+
+
+def _band_transfer(
+    denoised: RingSums | None, raw: RingSums | None, total: CaseSums
+) -> dict[str, float | None]:
+    """Return Re Σ De Y* / Re Σ Re Y* of each band, Y the reference or the truth."""
+    assert denoised is not None
+    assert raw is not None
+    transfer: dict[str, float | None] = {}
+    for name, window in _bands(total).items():
+        signal = float((raw.cross * window).sum())
+        transfer[name] = float((denoised.cross * window).sum()) / signal if signal > 0 else None
+    return transfer
 
 
 def _correlation(sums: RingSums | None, response: Rings, window: Rings) -> float:
@@ -239,7 +260,16 @@ def _truth_scores(
             psnr.setdefault(name, []).append(metrics.psnr_db(shown, clean))
             ssim.setdefault(name, []).append(metrics.ssim(shown, clean))
         progress(done + 1)
+    total = pooled(sums)
     return {
+        "band_correlation": {
+            band: {
+                "raw": _correlation(total.raw_truth, filters.raw, window),
+                "denoised": _correlation(total.denoised_truth, filters.raw, window),
+            }
+            for band, window in _bands(total).items()
+        },
+        "band_signal_transfer": _band_transfer(total.denoised_truth, total.raw_truth, total),
         "snr_db": {name: _mean(values) for name, values in snr.items()},
         "snr_db_per_micrograph": snr,
         "psnr_db": {name: _mean(values) for name, values in psnr.items()},

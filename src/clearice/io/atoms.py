@@ -28,6 +28,7 @@ def read_atoms(path: Path) -> AtomCloud:
         raise InputFileError(
             path, f"is no readable PDB or mmCIF file ({error})", "check the file"
         ) from None
+    structure.setup_entities()  # a file without entity records has none until then
     structure.remove_ligands_and_waters()
     structure.remove_hydrogens()
     positions = (

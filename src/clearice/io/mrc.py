@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clearice.errors import ClearIceWarning, InputFileError
+from clearice.errors import ClearIceWarning, InputFileError, OutputError
 from clearice.io.atomic import atomic_path
 from clearice.types import Micrograph, Movie
 
@@ -45,7 +45,7 @@ def _check_header(path: Path) -> None:
     with path.open("rb") as handle:
         head = handle.read(_HEADER_BYTES)
     order = ">" if head[212:214] == b"\x11\x11" else "<"
-    mode = int(np.frombuffer(head, dtype=f"{order}i4", count=4)[3])
+    *dimensions, mode = np.frombuffer(head, dtype=f"{order}i4", count=4).tolist()
     if head[208:211] != b"MAP":
         raise InputFileError(path, "is not an MRC file (no 'MAP' at byte 208)", "convert it to MRC")
     if mode not in READABLE_MODES:
@@ -54,6 +54,10 @@ def _check_header(path: Path) -> None:
             path,
             f"has MRC mode {mode} ({reason}), which holds no image",
             f"export it as one of the modes {', '.join(map(str, READABLE_MODES))}",
+        )
+    if min(dimensions) < 1:
+        raise InputFileError(
+            path, f"claims {' × '.join(map(str, dimensions))} px", "copy or export it again"
         )
 
 
@@ -100,7 +104,7 @@ def image_shape(path: Path) -> tuple[int, int, int]:
     return (1, *shape) if len(shape) == 2 else (shape[0], shape[1], shape[2])
 
 
-def _to_tensor(path: Path, data: np.ndarray[Any, Any]) -> Float[Tensor, "..."]:
+def _to_tensor(path: Path, data: np.ndarray[Any, Any]) -> Float[Tensor, ...]:
     """Copy to float32 and refuse what has no usable pixels."""
     pixels = torch.from_numpy(np.array(data, dtype=np.float32))
     if not torch.isfinite(pixels).all():
@@ -190,13 +194,15 @@ def read_stack(path: Path, *, mapped: bool) -> Float[Tensor, "k h w"]:
     """
     with _open(path) as handle:
         data = handle.data
-        if data.dtype != np.float16 or data.ndim != 3:
+        if data.dtype != np.float16:
             raise InputFileError(path, "is not a float16 stack of a data set", "prepare it again")
+        # mrcfile gives a stack of one section as a plain image.
+        shape = (1, *data.shape) if data.ndim == 2 else data.shape
         offset = _HEADER_BYTES + int(handle.header.nsymbt)
         if not mapped:
-            return torch.from_numpy(np.array(data))
+            return torch.from_numpy(np.array(data).reshape(shape))
     # Copy-on-write, because PyTorch has no read-only tensors; nothing is ever written to it.
-    array = np.memmap(path, dtype=np.float16, mode="c", offset=offset, shape=data.shape)
+    array = np.memmap(path, dtype=np.float16, mode="c", offset=offset, shape=shape)
     return torch.from_numpy(array)
 
 
@@ -220,19 +226,26 @@ def write_mrc(
         label: Line added to the labels of the header.
 
     Raises:
-        OutputError: The file cannot be written.
+        OutputError: The file cannot be written, or a value does not fit the type.
     """
-    data = pixels.detach().cpu().numpy().astype(dtype)
-    with atomic_path(path) as temporary:
-        with mrcfile.new(temporary, overwrite=True) as handle:
-            handle.set_data(data)
-            if data.ndim == 3:
-                handle.set_image_stack()
-            if like is not None:
-                _copy_header(like, handle)
-            handle.voxel_size = pixel_size_angstrom
-            _set_statistics(handle, data)
-            handle.add_label(label[:56])
+    values = pixels.detach().cpu().numpy()
+    kind = np.dtype(dtype)
+    limits = np.iinfo(kind) if kind.kind in "iu" else np.finfo(kind)
+    if values.min() < limits.min or values.max() > limits.max:
+        raise OutputError(
+            f"{path}: values from {values.min():g} to {values.max():g} do not fit {dtype}; write "
+            "float32"
+        )
+    data = values.astype(kind)
+    with atomic_path(path) as temporary, mrcfile.new(temporary, overwrite=True) as handle:
+        handle.set_data(data)
+        if data.ndim == 3:
+            handle.set_image_stack()
+        if like is not None:
+            _copy_header(like, handle)
+        handle.voxel_size = pixel_size_angstrom
+        _set_statistics(handle, data)
+        handle.add_label(label[:56])
 
 
 def _copy_header(like: Path, handle: Any) -> None:

@@ -1,4 +1,4 @@
-"""Losses: one file a family, an explicit registry, each with its formula and Noise2Noise verdict."""
+"""Losses: one file a family, an explicit registry, each with its Noise2Noise verdict."""
 
 from clearice.losses.objective import Objective
 from clearice.losses.registry import LOSSES, LossInfo, Verdict, find_loss

@@ -2,7 +2,7 @@
 
 from clearice.networks.geometry import Geometry, measure_geometry
 from clearice.networks.plain import CNN3, ResCNN12
-from clearice.networks.registry import NETWORKS, NetworkInfo, build_network, parameter_count
+from clearice.networks.registry import NETWORKS, NetworkInfo, build_network, parameter_count, place
 from clearice.networks.unet import UNet, pad_to_multiple
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "measure_geometry",
     "pad_to_multiple",
     "parameter_count",
+    "place",
 ]

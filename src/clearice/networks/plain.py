@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import final
 
 from jaxtyping import Float
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 def _stack(widths: list[int]) -> nn.Sequential:
     """Return convolutions through the given channel counts, ReLU between them."""
     layers: list[nn.Module] = []
-    for n_in, n_out in zip(widths[:-1], widths[1:], strict=True):
+    for n_in, n_out in pairwise(widths):
         layers += [nn.Conv2d(n_in, n_out, 3, padding=1), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers[:-1])
 
@@ -32,7 +33,7 @@ class CNN3(nn.Module):
 
 @final
 class ResCNN12(nn.Module):
-    """Twelve layers of 32 channels that predict the noise, which is subtracted (Zhang et al. 2017)."""
+    """Twelve layers of 32 channels that predict the noise, to be subtracted (Zhang et al. 2017)."""
 
     total_stride = 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import final
 
 import torch
@@ -14,8 +15,9 @@ from torch.nn import functional
 class _ResidualBlock(nn.Module):
     """x + conv(act(conv(act(x)))), the last convolution starting at zero (Zhang et al., Fixup)."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
+        self.dropout = dropout
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.second = nn.Conv2d(width, width, 3, padding=1)
         nn.init.zeros_(self.second.weight)
@@ -23,35 +25,34 @@ class _ResidualBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         h = self.first(functional.silu(x))
-        return x + self.second(functional.silu(h))
+        h = functional.dropout2d(functional.silu(h), self.dropout, self.training)
+        return x + self.second(h)
 
 
 @final
 class UNet(nn.Module):
-    """Residual U-Net on pixel-unshuffled input, plus a shallow full-resolution branch.
-
-    The deep path works at a quarter of the pixels (2 × 2 pixels become four channels), which makes
-    it fast; the shallow branch sees and writes every pixel.
+    """Residual U-Net on pixel-unshuffled input: 2 × 2 pixels become four channels, a quarter of the
+    pixels to compute on.
 
     Args:
         widths: Channels of each level, finest first.
         blocks: Residual blocks a level, on the way down and on the way up.
+        dropout: Share of the channels of each block that is dropped while training, which keeps a
+            network from learning the noise of a small data set by heart.
     """
 
-    def __init__(self, widths: tuple[int, ...] = (32, 64, 96), blocks: int = 1) -> None:
+    def __init__(self, widths: tuple[int, ...], blocks: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.total_stride = 2 ** len(widths)
         self.stem = nn.Conv2d(4, widths[0], 3, padding=1)
-        self.down = nn.ModuleList(_blocks(width, blocks) for width in widths)
+        self.down = nn.ModuleList(_blocks(width, blocks, dropout) for width in widths)
         self.shrink = nn.ModuleList(
-            nn.Conv2d(fine, coarse, 2, stride=2)
-            for fine, coarse in zip(widths[:-1], widths[1:], strict=True)
+            nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairwise(widths)
         )
         self.grow = nn.ModuleList(
-            nn.ConvTranspose2d(coarse, fine, 2, stride=2)
-            for fine, coarse in zip(widths[:-1], widths[1:], strict=True)
+            nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in pairwise(widths)
         )
-        self.up = nn.ModuleList(_blocks(width, blocks) for width in widths[:-1])
+        self.up = nn.ModuleList(_blocks(width, blocks, dropout) for width in widths[:-1])
         self.head = nn.Conv2d(widths[0], 4, 3, padding=1)
 
     def forward(self, x: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 h w"]:
@@ -73,8 +74,8 @@ class UNet(nn.Module):
         return self.head(x)
 
 
-def _blocks(width: int, count: int) -> nn.Sequential:
-    return nn.Sequential(*(_ResidualBlock(width) for _ in range(count)))
+def _blocks(width: int, count: int, dropout: float) -> nn.Sequential:
+    return nn.Sequential(*(_ResidualBlock(width, dropout) for _ in range(count)))
 
 
 def pad_to_multiple(x: Float[Tensor, "n c h w"], multiple: int) -> Float[Tensor, "n c hp wp"]:

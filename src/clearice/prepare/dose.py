@@ -13,7 +13,7 @@ from torch import Tensor
 
 from clearice.fourier import RingSums, ring_frequencies, ring_sums
 
-# Signal stands over the noise between these resolutions; the outer quarter of the spectrum is noise.
+# Signal stands over the noise between these resolutions; the spectrum's outer quarter is noise.
 _SIGNAL_BAND_ANGSTROM = (400.0, 100.0)
 _SCALE_BAND_ANGSTROM = (300.0, 50.0)
 _UNEQUAL_POWER = 1.5
@@ -26,12 +26,13 @@ class PairStatistics:
 
     Attributes:
         colour: Power per pixel in the signal band over that near Nyquist, first and second image.
-        slope: Least-squares scale from the second image's signal to the first's, after each was
-            divided by its own standard deviation.
+        slopes: Least-squares scale from the second image's signal to the first's, and from the
+            first's to the second's, after each was divided by its own standard deviation. Noise in
+            the image that is scaled pulls its slope down, so the better image must be scaled.
     """
 
     colour: tuple[float, float]
-    slope: float
+    slopes: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class DoseRoles:
 def _band(sums: RingSums, pixel_size: float, band: tuple[float, float]) -> Tensor:
     resolution = pixel_size / ring_frequencies(len(sums.cross))
     inside = (resolution <= band[0]) & (resolution >= band[1])
+    inside[0] = False  # the mean is no signal
     if not inside.any():
         inside[1] = True
     return inside
@@ -75,7 +77,10 @@ def pair_statistics(groups: Float[Tensor, "2 h w"], pixel_size_angstrom: float) 
 
     return PairStatistics(
         (colour(sums.power_x), colour(sums.power_y)),
-        float(sums.cross[scale].sum() / sums.power_y[scale].sum()),
+        (
+            float(sums.cross[scale].sum() / sums.power_y[scale].sum()),
+            float(sums.cross[scale].sum() / sums.power_x[scale].sum()),
+        ),
     )
 
 
@@ -104,18 +109,12 @@ def find_roles(pairs: Sequence[PairStatistics], dose_ratio: float | None) -> Dos
     if equal:
         return DoseRoles(True, False, 1.0, 1.0, f"{reason}; either half may be input or target")
     swapped = estimate < 1
-    slopes = [_slope_between(pair, swapped) for pair in pairs]
+    gain = statistics.median(pair.slopes[swapped] for pair in pairs)
     which = "second" if swapped else "first"
     return DoseRoles(
         equal=False,
         swapped=swapped,
         dose_ratio=max(estimate, 1 / estimate),
-        target_gain=statistics.median(slopes),
+        target_gain=min(max(gain, 1e-3), 1e3) if math.isfinite(gain) else 1.0,
         reason=f"{reason}; the {which} pattern is always the input",
     )
-
-
-def _slope_between(pair: PairStatistics, swapped: bool) -> float:
-    """Return the scale from target to input signal, never negative or absurd."""
-    slope = 1 / pair.slope if swapped and pair.slope > 0 else pair.slope
-    return min(max(slope, 1e-3), 1e3) if math.isfinite(slope) else 1.0

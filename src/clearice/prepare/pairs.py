@@ -28,7 +28,13 @@ def _matches(pattern: str) -> dict[str, Path]:
     for file in sorted(glob.glob(pattern, recursive=True)):
         match = expression.fullmatch(file)
         key = "_".join(g for g in match.groups() if g) if match else file
-        found[key.replace("/", "_") or Path(file).stem] = Path(file)
+        name = key.replace("/", "_") or Path(file).stem
+        if name in found:
+            raise PairingError(
+                f"--pairs '{pattern}': {found[name]} and {file} would both be called '{name}'; "
+                "prepare them apart"
+            )
+        found[name] = Path(file)
     if not found:
         raise PairingError(f"--pairs '{pattern}': matches no file; quote the pattern and check it")
     return found

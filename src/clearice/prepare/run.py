@@ -97,14 +97,14 @@ def prepare_pairs(
 def _refuse_duplicates(movies: Sequence[Path]) -> None:
     seen: dict[str, Path] = {}
     for path in movies:
-        name = path.name.split(".")[0]
+        name = path.stem
         if name in seen:
             raise PairingError(f"{path} and {seen[name]} have the same name; rename one of them")
         seen[name] = path
 
 
 def _roles(pairs: Sequence[HalfPair], config: PrepareConfig) -> DoseRoles:
-    """Look at every pair that can be read; those that cannot are reported when they are prepared."""
+    """Look at every pair that can be read; the others are reported when they are prepared."""
     looked: list[PairStatistics] = []
     for pair in pairs:
         try:
@@ -137,14 +137,13 @@ class _Job:
                 half_set = _input_first(half_set)
             self._check_pixel_size(source, half_set)
             self._add(half_set)
+            self._pixel_size = self._pixel_size or half_set.pixel_size_angstrom
         except InputFileError as error:
             self._failures.append(str(error))
 
     def _check_pixel_size(self, source: Path, half_set: HalfSet) -> None:
         size = half_set.pixel_size_angstrom
-        if self._pixel_size is None:
-            self._pixel_size = size
-        if abs(size / self._pixel_size - 1) > 0.01:
+        if self._pixel_size is not None and abs(size / self._pixel_size - 1) > 0.01:
             raise InputFileError(
                 source,
                 f"has {size:g} Å/px where those before it have {self._pixel_size:g}",
@@ -157,7 +156,7 @@ class _Job:
         if self._truth is not None:
             path = self._truth / f"{half_set.name}.mrc"
             image = io.read_micrograph(path, half_set.pixel_size_angstrom).pixels
-            truth = _normalised_truth(path, image, half_set)
+            truth = _normalised_truth(path, image, _full_dose(half_set, self._roles))
         self._writer.add(half_set, normalised, affine, truth)
 
     def finish(self, total: int) -> Manifest:
@@ -201,21 +200,31 @@ def normalise(half_set: HalfSet, roles: DoseRoles) -> tuple[Float[Tensor, "k h w
         affines = [Affine.of(group) for group in half_set.groups]
         pairs = zip(affines, half_set.groups, strict=True)
         return torch.stack([affine.apply(group) for affine, group in pairs]), affines[0]
-    weights = torch.tensor(half_set.weights)[:, None, None]
-    affine = Affine.of((half_set.groups * weights).sum(0))
+    affine = Affine.of(_full_dose(half_set, roles))
     return affine.apply(half_set.groups), affine
 
 
+def _full_dose(half_set: HalfSet, roles: DoseRoles) -> Float[Tensor, "h w"]:
+    """Return the image that a network will be given: the mean of all groups, or the input."""
+    if not roles.equal:
+        return half_set.groups[0]
+    weights = torch.tensor(half_set.weights)[:, None, None]
+    return (half_set.groups * weights).sum(0)
+
+
 def _normalised_truth(
-    path: Path, truth: Float[Tensor, "h w"], half_set: HalfSet
+    path: Path, truth: Float[Tensor, "h w"], full_dose: Float[Tensor, "h w"]
 ) -> Float[Tensor, "h w"]:
     """Bring the truth to the scale of the normalised groups.
 
     Truth is in counts of the whole exposure and groups are means of frames, so one factor between
     the two is fitted on their means, which counting noise hardly moves.
     """
-    if truth.shape != half_set.groups.shape[1:]:
+    if truth.shape != full_dose.shape:
         raise InputFileError(path, "differs in shape from its movie", "give the matching truth")
-    weights = torch.tensor(half_set.weights)[:, None, None]
-    full = (half_set.groups * weights).sum(0)
-    return Affine.of(full).apply(truth * (full.double().mean() / truth.double().mean()).float())
+    mean, expected = float(full_dose.double().mean()), float(truth.double().mean())
+    if mean <= 0 or expected <= 0:
+        raise InputFileError(
+            path, "or its movie has a mean of 0 or less", "give both in counts, not normalised"
+        )
+    return Affine.of(full_dose).apply(truth * (mean / expected))

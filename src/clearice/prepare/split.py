@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from clearice import io
 from clearice.errors import InputFileError
@@ -34,15 +36,20 @@ def split(movie: Movie, groups: int) -> HalfSet:
     counts = [len(range(g, n_frames, groups)) for g in range(groups)]
     for index in range(n_frames):
         sums[index % groups] += movie.frames[index]
-    if sums.min() == sums.max():
-        raise InputFileError(movie.path, "is constant in every frame", "leave it out")
+    means = sums / torch.tensor(counts, dtype=torch.float32)[:, None, None]
+    if any(_is_constant(mean) for mean in means):
+        raise InputFileError(movie.path, "is constant", "leave it out")
     return HalfSet(
-        name=movie.path.name.split(".")[0],
-        groups=sums / torch.tensor(counts, dtype=torch.float32)[:, None, None],
+        name=movie.path.stem,
+        groups=means,
         weights=tuple(count / n_frames for count in counts),
         pixel_size_angstrom=movie.pixel_size_angstrom,
         sources=(movie.path,),
     )
+
+
+def _is_constant(image: Float[Tensor, "h w"]) -> bool:
+    return bool(image.min() == image.max())
 
 
 def read_pair(pair: HalfPair, pixel_size_angstrom: float | None, dose_ratio: float) -> HalfSet:

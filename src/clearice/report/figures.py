@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -61,7 +62,7 @@ def line_figure(
         y_limits: Of the ordinate.
         resolution_axis: The abscissa is 1/Å: label its ticks with the resolution in Å as well.
     """
-    style = {
+    style: dict[Any, Any] = {
         "svg.fonttype": "none",
         "font.size": 10,
         "text.color": _INK,

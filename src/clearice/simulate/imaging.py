@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch_ctf import calculate_ctf_2d
 
@@ -46,8 +46,18 @@ def interaction_constant(voltage_kv: float) -> float:
     return 2 * math.pi / (wavelength * energy) * (rest + energy) / (2 * rest + energy)
 
 
-def add_atoms(counts: Float[Tensor, "h w"], positions_px: Float[Tensor, "atoms 2"]) -> None:
-    """Add atoms at (row, column) px to a periodic grid, each spread over its four nearest pixels."""
+# Atoms are added as whole numbers of this share, so that the sum does not depend on the order in
+# which threads add, and a seed gives the same movie on any number of cores.
+_ATOM_SHARES = 1 << 24
+
+
+def add_atoms(counts: Int[Tensor, "h w"], positions_px: Float[Tensor, "atoms 2"]) -> None:
+    """Add atoms at (row, column) px to a periodic grid, each spread over its four nearest pixels.
+
+    Args:
+        counts: int64 grid in shares of an atom, changed in place (see `projected_potential`).
+        positions_px: Where the atoms are.
+    """
     height, width = counts.shape
     corner = positions_px.floor()
     fraction = positions_px - corner
@@ -58,11 +68,12 @@ def add_atoms(counts: Float[Tensor, "h w"], positions_px: Float[Tensor, "atoms 2
             weight = (fraction[:, 0] if dy else 1 - fraction[:, 0]) * (
                 fraction[:, 1] if dx else 1 - fraction[:, 1]
             )
-            counts.index_put_((row, column), weight, accumulate=True)
+            shares = (weight * _ATOM_SHARES).round().long()
+            counts.index_put_((row, column), shares, accumulate=True)
 
 
 def projected_potential(
-    counts: Float[Tensor, "n n"], pixel_size_angstrom: float
+    counts: Int[Tensor, "n n"], pixel_size_angstrom: float
 ) -> Float[Tensor, "n n"]:
     """Turn atoms on a grid (see `add_atoms`) into their projected potential.
 
@@ -70,13 +81,13 @@ def projected_potential(
     and the hole that it leaves in the solvent.
 
     Args:
-        counts: Atoms in each pixel.
+        counts: Shares of atoms in each pixel.
         pixel_size_angstrom: Å/px.
 
     Returns:
         Projected potential relative to the solvent, V·Å.
     """
-    grid, size = counts, counts.shape[0]
+    grid, size = counts.to(torch.float32) / _ATOM_SHARES, counts.shape[0]
     spectrum = torch.fft.rfft2(grid)
     fy = torch.fft.fftfreq(size, device=grid.device)
     fx = torch.fft.rfftfreq(size, device=grid.device)
@@ -112,8 +123,8 @@ def expected_image(
 ) -> Float[Tensor, "h w"]:
     """Return the expected intensity relative to the mean dose: 1 + weak-phase contrast.
 
-    I = 1 + F⁻¹[2 σ c · CTF · exp(−B k²/4) · MTF · F[V]], σ the interaction constant, c the empirical
-    contrast factor.
+    I = 1 + F⁻¹[2 σ c · CTF · exp(−B k²/4) · MTF · F[V]], σ the interaction constant, c the
+    empirical contrast factor.
     """
     strength = 2 * interaction_constant(config.voltage_kv) * config.contrast
     ctf = contrast_transfer(config, physics, potential.device)

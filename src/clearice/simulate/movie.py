@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from clearice.config import SimulateConfig
@@ -84,7 +84,7 @@ def _ice_transmission(
 def _gain(
     config: SimulateConfig, seed: int, device: torch.device
 ) -> tuple[Float[Tensor, "h w"], Float[Tensor, "h w"]]:
-    """Return the residual pixel gain and the counts that hot pixels add per frame: same all session."""
+    """Return the pixel gain that is left, and what hot pixels add a frame: the same all session."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "detector"))
     shape = (config.size, config.size)
     gain = 1 + config.gain_residual * torch.randn(shape, generator=generator)
@@ -104,10 +104,10 @@ def _drift_path(config: SimulateConfig, generator: torch.Generator) -> list[tupl
 
 def _atoms_on_grid(
     specimen: AtomCloud, xy_px: Tensor, config: SimulateConfig, generator: torch.Generator
-) -> Float[Tensor, "h w"]:
+) -> Int[Tensor, "h w"]:
     """Put the specimen at each centre, in a random orientation."""
     positions = specimen.positions_angstrom / config.pixel_size_angstrom
-    counts = torch.zeros(config.size, config.size, device=positions.device)
+    counts = torch.zeros(config.size, config.size, dtype=torch.int64, device=positions.device)
     rotations = random_rotations(len(xy_px), generator).to(positions.device)
     for rotation, centre in zip(rotations, xy_px.to(positions.device), strict=True):
         xy = positions @ rotation[:2].T + centre

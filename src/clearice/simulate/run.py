@@ -16,7 +16,9 @@ from clearice.types import AtomCloud, ParticlePicks
 
 
 def _counting_dtype(frames: torch.Tensor) -> str:
-    return "int8" if frames.max() <= 127 else "uint16"
+    """Return the smallest MRC type that holds every count."""
+    most = float(frames.max())
+    return "int8" if most <= 127 else "uint16" if most <= 65535 else "float32"
 
 
 def _write(movie: SimulatedMovie, name: str, config: SimulateConfig, out: Path) -> None:

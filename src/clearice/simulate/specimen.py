@@ -23,7 +23,7 @@ _FOLD = 7
 _RISE = 1.5
 _TURN = math.radians(100.0)
 _HELIX_SPACING = 10.0
-# Distance from the helix axis of the heavy atoms of an average residue (4 backbone, 3–4 side chain).
+# Distance of an average residue's heavy atoms from the helix axis (4 backbone, 3–4 side chain).
 _ATOM_RADII = (1.6, 2.3, 2.0, 3.3, 3.3, 4.2, 5.0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -16,6 +17,7 @@ from clearice.config import TrainConfig
 from clearice.data import PatchLoader
 from clearice.errors import TrainingDivergedError, TrainingInterruptedError
 from clearice.losses import Objective
+from clearice.seeds import derive_seed
 from clearice.train.state import TrainState, learning_rate, update_average
 from clearice.train.validate import Validation, Validator
 from clearice.types import LossOutput, PatchBatch
@@ -74,6 +76,9 @@ def step(
     """
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(state.step, total, config)
+    if config.dropout > 0:
+        # Drawn from (seed, step) like the samples, so that a resumed run drops the same channels.
+        torch.manual_seed(derive_seed(config.seed, "dropout", state.step))
     half = config.precision == "bfloat16"
     with torch.autocast(batch.input.device.type, torch.bfloat16, enabled=half):
         prediction = network(batch.input)
@@ -168,7 +173,7 @@ def fit(
             loss, parts = meter.means()
             elapsed = time.monotonic() - mark
             state.seconds += elapsed
-            _refuse_divergence(loss, state.step)
+            _refuse_divergence(loss, state)
             scores = validator(state.network, state.average) if validator and at_interval else None
             best = at_interval and (scores is None or scores.mse < state.best)
             state.best = scores.mse if scores and best else state.best
@@ -186,9 +191,11 @@ def fit(
             meter, mark, first, saved = _Meter(), time.monotonic(), state.step, time.monotonic()
 
 
-def _refuse_divergence(loss: float, step_number: int) -> None:
-    if not abs(loss) < float("inf"):
+def _refuse_divergence(loss: float, state: TrainState) -> None:
+    """Stop before a state that has become useless is saved over a good one."""
+    weights = torch.stack([p.detach().sum() for p in state.network.parameters()])
+    if not (math.isfinite(loss) and bool(weights.isfinite().all())):
         raise TrainingDivergedError(
-            f"the loss became {loss} before step {step_number}; nothing was saved since: lower "
-            "--learning-rate, or use --precision float32, and --resume"
+            f"loss or weights became infinite or NaN before step {state.step}; nothing was saved "
+            "since: lower --learning-rate, or use --precision float32, and --resume"
         )

@@ -26,8 +26,8 @@ class Validation:
         mse: Error against the noisy target. Up to a constant, the target's noise, it is the error
             against the truth, so its lowest value marks the best network whatever the loss is.
         parts: Each loss, without its weight.
-        correlation: With the unknown truth, above 1/400 Å, from the halves: corr(D, T) / √corr(I, T)
-            (None where the halves differ in dose or do not correlate).
+        correlation: With the unknown truth, above 1/400 Å, from the halves, as
+            corr(D, T) / √corr(I, T) (None where the halves differ in dose or do not correlate).
         snr_db: −10 log₁₀(1 − correlation²).
     """
 

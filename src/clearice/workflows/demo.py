@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,23 @@ class DemoPlan:
     ones do.
     """
 
-    simulate: SimulateConfig = SimulateConfig(micrographs=16, size=512, pixel_size_angstrom=2.63)
-    prepare: PrepareConfig = PrepareConfig(
-        validation_fraction=0.1, test_fraction=0.2, dose_e_per_A2=53.0
+    simulate: SimulateConfig = field(
+        default_factory=lambda: SimulateConfig(micrographs=16, size=512, pixel_size_angstrom=2.63)
     )
-    train: TrainConfig = TrainConfig(
-        steps=1200, batch_size=8, patch_size=128, learning_rate=2e-3, validations=12
+    prepare: PrepareConfig = field(
+        default_factory=lambda: PrepareConfig(
+            validation_fraction=0.1, test_fraction=0.2, dose_e_per_A2=53.0
+        )
+    )
+    train: TrainConfig = field(
+        default_factory=lambda: TrainConfig(
+            network="unet-small",
+            steps=1200,
+            batch_size=8,
+            patch_size=128,
+            learning_rate=2e-3,
+            validations=12,
+        )
     )
 
 
