@@ -241,7 +241,7 @@ def test_image_scores_do_not_depend_on_scale_and_offset(scale: float, offset: fl
 
 def test_the_truth_scores_best(generator: torch.Generator) -> None:
     truth = _white(generator, 32)
-    assert metrics.psnr_db(truth, truth) > 150
+    assert metrics.psnr_db(truth, truth) == pytest.approx(120)  # capped, so that scores stay finite
     assert math.isclose(metrics.ssim(truth, truth), 1.0, abs_tol=1e-9)
     assert metrics.ssim(_white(generator, 32), truth) < 0.2
 

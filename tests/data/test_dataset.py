@@ -131,8 +131,8 @@ def test_a_missing_stack_is_refused(tmp_path: Path) -> None:
 
 def test_a_missing_truth_is_refused(tmp_path: Path) -> None:
     write_dataset(tmp_path, micrographs=2, size=16, truth=True)
-    (tmp_path / "stacks" / "mic1_truth.mrc").unlink()
-    with pytest.raises(DatasetError, match=r"misses stacks/mic1_truth\.mrc"):
+    (tmp_path / "truth" / "mic1.mrc").unlink()
+    with pytest.raises(DatasetError, match=r"misses truth/mic1\.mrc"):
         open_dataset(tmp_path)
 
 
@@ -144,8 +144,8 @@ def test_verify_finds_a_corrupted_stack(tmp_path: Path) -> None:
 
 def test_verify_finds_a_corrupted_truth(tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path, micrographs=2, size=16, truth=True)
-    _flip_byte(tmp_path / "stacks" / "mic0_truth.mrc")
-    assert dataset.verify() == ["stacks/mic0_truth.mrc"]
+    _flip_byte(tmp_path / "truth" / "mic0.mrc")
+    assert dataset.verify() == ["truth/mic0.mrc"]
 
 
 def test_asking_for_a_truth_that_is_not_there_says_what_to_do(tmp_path: Path) -> None:

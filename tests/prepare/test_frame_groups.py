@@ -33,7 +33,7 @@ def test_groups_are_means_of_interleaved_frames(
     for group in range(groups):
         torch.testing.assert_close(half_set.groups[group], frames[group::groups].mean(0))
     assert half_set.weights == pytest.approx(weights)
-    assert (half_set.name, half_set.pixel_size_angstrom) == ("mic", 1.5)
+    assert (half_set.name, half_set.pixel_size_angstrom) == ("mic.frames", 1.5)
     assert half_set.sources == (tmp_path / "mic.frames.mrc",)
 
 

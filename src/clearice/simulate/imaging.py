@@ -48,7 +48,7 @@ def interaction_constant(voltage_kv: float) -> float:
 
 # Atoms are added as whole numbers of this share, so that the sum does not depend on the order in
 # which threads add, and a seed gives the same movie on any number of cores.
-_ATOM_SHARES = 1 << 24
+ATOM_SHARES = 1 << 24
 
 
 def add_atoms(counts: Int[Tensor, "h w"], positions_px: Float[Tensor, "atoms 2"]) -> None:
@@ -68,7 +68,7 @@ def add_atoms(counts: Int[Tensor, "h w"], positions_px: Float[Tensor, "atoms 2"]
             weight = (fraction[:, 0] if dy else 1 - fraction[:, 0]) * (
                 fraction[:, 1] if dx else 1 - fraction[:, 1]
             )
-            shares = (weight * _ATOM_SHARES).round().long()
+            shares = (weight * ATOM_SHARES).round().long()
             counts.index_put_((row, column), shares, accumulate=True)
 
 
@@ -87,7 +87,7 @@ def projected_potential(
     Returns:
         Projected potential relative to the solvent, V·Å.
     """
-    grid, size = counts.to(torch.float32) / _ATOM_SHARES, counts.shape[0]
+    grid, size = counts.to(torch.float32) / ATOM_SHARES, counts.shape[0]
     spectrum = torch.fft.rfft2(grid)
     fy = torch.fft.fftfreq(size, device=grid.device)
     fx = torch.fft.rfftfreq(size, device=grid.device)
