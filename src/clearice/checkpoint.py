@@ -37,6 +37,7 @@ class ModelInfo:
         step: Optimiser steps taken.
         config: The training configuration.
         clearice_version: That trained it.
+        dataset_sha256: Checksum of the manifest of the data set it was trained on.
         normalisation: How inputs are normalised.
     """
 
@@ -48,6 +49,7 @@ class ModelInfo:
     step: int
     config: dict[str, Any]
     clearice_version: str
+    dataset_sha256: str = ""
     normalisation: str = "(x - mean) / std over the whole full-dose micrograph"
 
 

@@ -274,6 +274,7 @@ def train(
             _device(device),
             resume=resume,
             report=lambda progress: update(progress.step, progress.total, _note(progress)),
+            tick=update,
             say=say,
         )
     print(f"{result.model}: {result.steps} steps in {result.seconds:.0f} s")

@@ -25,7 +25,7 @@ def say(message: str) -> None:
 
 @contextmanager
 def progress_bar(label: str) -> Iterator[ProgressCallback]:
-    """Show a bar on standard error and yield its update: ``update(done, total, note="")``."""
+    """Show a bar on standard error and yield its update: ``update(done, total, note=None)``."""
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
@@ -38,7 +38,9 @@ def progress_bar(label: str) -> Iterator[ProgressCallback]:
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(label, total=None, note="")
 
-        def update(done: int, total: int, note: str = "") -> None:
-            bar.update(task, completed=done, total=total, note=note)
+        def update(done: int, total: int, note: str | None = None) -> None:
+            bar.update(task, completed=done, total=total)
+            if note is not None:
+                bar.update(task, note=note)
 
         yield update

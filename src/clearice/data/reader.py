@@ -53,6 +53,10 @@ class Dataset:
             )
         return io.read_stack(self.folder / entry.truth, mapped=mapped)
 
+    def checksum(self) -> str:
+        """Return the SHA-256 of the manifest, which holds those of all stacks."""
+        return file_sha256(self.folder / MANIFEST_NAME)
+
     def verify(self) -> list[str]:
         """Return the files whose checksum differs from the manifest's."""
         files = [(entry.file, entry.sha256) for entry in self.manifest.micrographs]

@@ -61,7 +61,7 @@ class DatasetWriter:
 
     def __init__(self, out: Path) -> None:
         self._out = io.ensure_folder(out)
-        io.ensure_folder(out / "stacks")
+        io.remove_partials(io.ensure_folder(out / "stacks"))
         (out / MANIFEST_NAME).unlink(missing_ok=True)
         self._entries: list[MicrographEntry] = []
 

@@ -1,6 +1,12 @@
 """The only file-format code: everything that knows how a file is laid out stands here."""
 
-from clearice.io.atomic import atomic_path, ensure_folder, write_json, write_text
+from clearice.io.atomic import (
+    atomic_path,
+    ensure_folder,
+    remove_partials,
+    write_json,
+    write_text,
+)
 from clearice.io.atoms import read_atoms
 from clearice.io.mrc import (
     PixelSizeFallback,
@@ -21,6 +27,7 @@ __all__ = [
     "read_atoms",
     "read_micrograph",
     "read_stack",
+    "remove_partials",
     "write_coordinates",
     "write_json",
     "write_mrc",

@@ -1,4 +1,4 @@
-"""Crops of micrographs as PNG inside the page."""
+"""Crops of micrographs as JPEG inside the page."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LEVELING_ANGSTROM = 1000.0
 
 
 def crops(files: dict[str, str | None], sigma_px: float) -> tuple[dict[str, str], float]:
-    """Return PNG data URIs of the same central crop of each version, and the crop's edge in Å.
+    """Return data URIs of the same central crop of each version, and the crop's edge in Å.
 
     Ice gradients slower than 1000 Å are levelled, and each picture gets the contrast of its own 0.5
     to 99.5 percentiles.
@@ -37,10 +37,10 @@ def crops(files: dict[str, str | None], sigma_px: float) -> tuple[dict[str, str]
             continue
         micrograph = read_micrograph(Path(path))
         pixels = highpass(micrograph.pixels, micrograph.pixel_size_angstrom / _LEVELING_ANGSTROM)
-        pictures[role] = png(central_crop(pixels))
+        pictures[role] = jpeg(central_crop(pixels))
         edge = min(CROP_PX, *pixels.shape) * micrograph.pixel_size_angstrom
         if role == "raw":
-            pictures["gaussian_best"] = png(central_crop(gaussian_lowpass(pixels, sigma_px)))
+            pictures["gaussian_best"] = jpeg(central_crop(gaussian_lowpass(pixels, sigma_px)))
     return pictures, edge
 
 
@@ -51,11 +51,11 @@ def central_crop(image: Float[Tensor, "h w"]) -> Float[Tensor, "ch cw"]:
     return image[top : top + height, left : left + width]
 
 
-def png(image: Float[Tensor, "h w"]) -> str:
-    """Return an image as an 8-bit PNG data URI."""
+def jpeg(image: Float[Tensor, "h w"]) -> str:
+    """Return an image as an 8-bit JPEG data URI: noise makes a PNG three times as large."""
     values = image.float()
     low, high = torch.quantile(values.flatten(), torch.tensor([0.005, 0.995])).tolist()
     scaled = ((values - low) / max(high - low, 1e-12)).clamp(0, 1) * 255
     buffer = io.BytesIO()
-    Image.fromarray(scaled.numpy().astype(np.uint8)).save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    Image.fromarray(scaled.numpy().astype(np.uint8)).save(buffer, format="JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

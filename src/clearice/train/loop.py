@@ -50,10 +50,13 @@ class TrainReport:
 
 @dataclass(frozen=True)
 class FitHooks:
-    """What the loop calls: `report` at each interval, `save(is_best)` when state must survive."""
+    """What the loop calls: `report` at each interval, `save(is_best)` when state must survive, and
+    `tick(done, total)` after each step, which must cost nothing.
+    """
 
     report: Callable[[TrainReport], None]
     save: Callable[[bool], None]
+    tick: Callable[[int, int], None]
 
 
 def step(
@@ -166,6 +169,7 @@ def fit(
         for batch in loader.batches(state.step, total):
             output = step(state, network, objective, batch, config, total)  # type: ignore[arg-type]
             meter.add(output)
+            hooks.tick(state.step, total)
             at_interval = state.step % interval == 0 or state.step == total
             due = time.monotonic() - saved > config.checkpoint_seconds
             if not (at_interval or due or stop.is_set()):

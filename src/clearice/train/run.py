@@ -58,6 +58,7 @@ def run(
     *,
     resume: bool = False,
     report: Callable[[TrainReport], None] = lambda report: None,
+    tick: Callable[[int, int], None] = lambda done, total: None,
     say: Callable[[str], None] = lambda message: None,
 ) -> TrainResult:
     """Train a network on a data set.
@@ -70,6 +71,7 @@ def run(
         device: Where to train.
         resume: Go on with the run in `out`.
         report: Called at each interval.
+        tick: Called after each step with (steps done, steps in all).
         say: Called with one line for each thing that the user should know.
 
     Raises:
@@ -87,7 +89,7 @@ def run(
             say(f"warning: {warning}")
     state = _initial_state(config, device)
     if resume:
-        _resume(state, out, config)
+        _resume(state, out, config, data)
         say(f"resuming at step {state.step}")
     else:
         _start(out, config)
@@ -97,7 +99,7 @@ def run(
     validator = _validator(data, objective, config, device, loader.cache)
     if validator is None:
         say("warning: no validation micrographs; the last weights count as the best")
-    recorder = _Recorder(state, out, data, config, report)
+    recorder = _Recorder(state, out, data, config, report, tick)
     fit(state, loader, validator, objective, config, total, recorder.hooks)
     return TrainResult(out / checkpoint.BEST_NAME, state.step, state.seconds, recorder.last)
 
@@ -128,12 +130,22 @@ def _start(out: Path, config: TrainConfig) -> None:
     io.write_text(out / METRICS_NAME, "")
 
 
-def _resume(state: TrainState, out: Path, config: TrainConfig) -> None:
+# These change how a run is carried out, not what it computes.
+_FREE_ON_RESUME = {"cache", "checkpoint_seconds"}
+
+
+def _resume(state: TrainState, out: Path, config: TrainConfig, data: Dataset) -> None:
     info, weights, saved = checkpoint.load_training(out / checkpoint.LAST_NAME)
+    io.remove_partials(out)
+    if info.dataset_sha256 != data.checksum():
+        raise DatasetError(
+            f"{data.folder}: is not the data set that {out} was trained on; give that one, or "
+            "start a new run"
+        )
     changed = [
         f"{key} was {info.config.get(key)!r} and is now {value!r}"
         for key, value in config.model_dump(mode="json").items()
-        if info.config.get(key) != value
+        if info.config.get(key) != value and key not in _FREE_ON_RESUME
     ]
     if changed:
         raise ConfigError(f"{out}: cannot resume with another configuration: {'; '.join(changed)}")
@@ -218,11 +230,13 @@ class _Recorder:
         data: Dataset,
         config: TrainConfig,
         report: Callable[[TrainReport], None],
+        tick: Callable[[int, int], None],
     ) -> None:
         self._state, self._out, self._data, self._config = state, out, data, config
+        self._checksum = data.checksum()
         self._report = report
         self.last: TrainReport | None = None
-        self.hooks = FitHooks(self._on_report, self._on_save)
+        self.hooks = FitHooks(self._on_report, self._on_save, tick)
 
     def _on_report(self, report: TrainReport) -> None:
         self.last = report
@@ -240,6 +254,7 @@ class _Recorder:
             step=self._state.step,
             config=self._config.model_dump(mode="json"),
             clearice_version=__version__,
+            dataset_sha256=self._checksum,
         )
         if best:
             checkpoint.save(self._out / checkpoint.BEST_NAME, self._state.average, info, None)

@@ -82,7 +82,13 @@ def run(
         prepare.prepare_movies(movies, out / "dataset", plan.prepare, truth, update)
     with bar("train") as update:
         trained = train.run(
-            out / "dataset", out / "run", plan.train, device, report=_tell(update), say=say
+            out / "dataset",
+            out / "run",
+            plan.train,
+            device,
+            report=_tell(update),
+            tick=update,
+            say=say,
         )
     denoiser = denoise.Denoiser(out / "run", device)
     results = out / "denoised"
