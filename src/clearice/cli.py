@@ -492,7 +492,8 @@ def _device(name: str) -> Any:
     from clearice.devices import choose_device, describe_device
 
     device = choose_device(name)
-    say(f"device: {describe_device(device)}")
+    fallback = ": no GPU found" if name == "auto" and device.type == "cpu" else ""
+    say(f"device: {describe_device(device)}{fallback}")
     return device
 
 

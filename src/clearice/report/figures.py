@@ -96,7 +96,7 @@ def line_figure(
             ticks = [tick for tick in axes.get_xticks() if tick >= 0]
             axes.set_xlim(0, max(max(line.x) for line in lines))
             axes.set_xticks([t for t in ticks if t <= axes.get_xlim()[1]])
-            labels = [f"{t:.2f}\n{1 / t:.1f} Å" if t > 0 else "0\n∞" for t in axes.get_xticks()]
+            labels = [f"{t:.3g}\n{1 / t:.3g} Å" if t > 0 else "0\n∞" for t in axes.get_xticks()]
             axes.set_xticklabels(labels)
         axes.legend(frameon=False, fontsize=9)
         return _svg(figure)

@@ -101,11 +101,12 @@ def _number(value: float | None, digits: int = 2) -> str:
 
 
 def _score_section(name: str, scores: dict[str, Any]) -> Section:
-    count = len(scores["micrographs"])
+    count = len(set(scores["micrographs"]))
+    both_ways = "each half against the other, " if len(scores["micrographs"]) > count else ""
     title = "Against the truth" if "truth" in scores else "Against independent data"
     section = Section(
         title if name in ("", "full_dose", "halves") else f"{title}: {name}",
-        f"{count} held-out micrograph{'s' if count > 1 else ''}, "
+        f"{count} held-out micrograph{'s' if count > 1 else ''}, {both_ways}"
         f"{scores['pixel_size_angstrom']:g} Å/px; scores after a high-pass at "
         f"1/{scores['highpass_angstrom']:g} Å.",
     )

@@ -40,7 +40,7 @@ class DemoPlan:
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(
             network="unet-small",
-            steps=1200,
+            steps=1000,
             batch_size=8,
             patch_size=128,
             learning_rate=2e-3,
