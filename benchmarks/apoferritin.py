@@ -19,6 +19,7 @@ import torch
 from clearice import denoise, evaluate, prepare, train
 from clearice.benchmark.timing import context
 from clearice.config import PrepareConfig, TrainConfig
+from clearice.networks import parameter_count
 from jobs import Job, run_jobs
 
 FOLDS = 4
@@ -52,6 +53,7 @@ def work(job: Job, folder: Path) -> dict[str, Any]:
     scores = [evaluate.score([case]).values for case in cases]
     return {
         "job": job,
+        "parameters": parameter_count(denoiser.network),
         "training_seconds": trained.seconds,
         "wall_seconds": wall,
         "micrographs": {
@@ -124,6 +126,7 @@ def main() -> None:
         chosen = [r for r in results if r["job"]["variant"] == variant]
         summary[variant] = {
             "bands": summarise(chosen),
+            "parameters": chosen[0]["parameters"],
             "training_seconds": [r["training_seconds"] for r in chosen],
             "train": chosen[0]["job"]["train"],
             "micrographs": {k: v for r in chosen for k, v in r["micrographs"].items()},

@@ -18,6 +18,7 @@ from clearice import denoise, evaluate, prepare, simulate, train
 from clearice.benchmark.timing import context
 from clearice.config import PrepareConfig, SimulateConfig, TrainConfig, fourier_weighted_loss
 from clearice.data import Split
+from clearice.networks import parameter_count
 from jobs import Job, run_jobs
 
 WEIGHTS = (0.0, 0.001, 0.01, 0.05, 0.1, 0.2)
@@ -66,6 +67,7 @@ def work(job: Job, folder: Path) -> dict[str, Any]:
         shutil.rmtree(results)
     return {
         "job": job,
+        "parameters": parameter_count(denoiser.network),
         "training_seconds": trained.seconds,
         "steps": trained.steps,
         "parts": trained.last.parts if trained.last else {},

@@ -73,11 +73,12 @@ def test_a_failed_save_keeps_the_older_file(
     path = write_model(tmp_path / "model.safetensors")
     before = path.read_bytes()
 
-    def disk_full(tensors: object, file: Path, metadata: object) -> None:
-        file.write_bytes(before[:100])
+    def disk_full(file: Path, data: bytes) -> int:
+        with file.open("wb") as handle:
+            handle.write(data[:100])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", disk_full)
+    monkeypatch.setattr(Path, "write_bytes", disk_full)
     with pytest.raises(OutputError, match=r"model\.safetensors: cannot be written .*No space left"):
         write_model(path, seed=1)
     assert path.read_bytes() == before

@@ -162,7 +162,6 @@ def test_pooling_adds_neighbours() -> None:
     values = torch.arange(5, dtype=torch.float64)
     sums = fourier.RingSums(values, values, values, values)
     assert metrics.pool(sums, 2).cross.tolist() == [3.0, 7.0]
-    assert metrics.band(sums, torch.tensor([True, False, True, False, True])).cross.tolist() == [6]
 
 
 def test_moments_are_those_of_numpy_and_pool(generator: torch.Generator) -> None:

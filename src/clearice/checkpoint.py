@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
 from clearice import io
@@ -87,7 +87,8 @@ def save(
         header["progress"] = snapshot.progress
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with io.atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={_HEADER_KEY: json.dumps(header)})
+        # Not `save_file`: its files cannot be read by others on a shared disk.
+        temporary.write_bytes(serialise(tensors, metadata={_HEADER_KEY: json.dumps(header)}))
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -13,6 +13,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from clearice import __version__
 from clearice.errors import (
+    BatchError,
     ClearIceError,
     ClearIceWarning,
     ConfigError,
@@ -26,6 +27,7 @@ app = App(
     name="clearice",
     help="Denoise cryo-EM micrographs with Noise2Noise, and measure what is real in the result.",
     version=__version__,
+    help_format="plaintext",  # elsewhere the patterns in examples would be taken for markup
 )
 
 Out = Annotated[Path, Parameter(name=["--out", "-o"])]
@@ -46,7 +48,7 @@ def demo(
     Args:
         out: Folder for the data, the model, the results and `report.html`.
         device: auto, cpu, cuda, cuda:N or mps.
-        steps: Training steps (default: about two minutes on two cores).
+        steps: Training steps (default: a few minutes on two cores).
     """
     from dataclasses import replace
 
@@ -130,7 +132,7 @@ def simulate(
 def prepare(
     *inputs: Path,
     out: Out,
-    pairs: tuple[str, str] | None = None,
+    pairs: Annotated[tuple[str, str] | None, Parameter(negative="")] = None,
     config: Path | None = None,
     groups: int | None = None,
     truth: Path | None = None,
@@ -362,17 +364,18 @@ def evaluate(
     from clearice import io
     from clearice.console import progress_bar
 
+    io.ensure_folder(out.parent)
     cases = room.match_cases(denoised, raw, reference, truth, denoised_other)
     with progress_bar("evaluate") as update:
         scores = room.score(cases, update)
-    io.ensure_folder(out.parent)
     io.write_json(out, scores.values)
     if reference is not None:
-        rho = scores["reference"]["correlation_with_truth"]
-        _print_table("correlation with the unknown truth, from the halves", rho)
+        _print_reference_scores(scores["reference"])
     if truth is not None:
         _print_table("SNR against the truth, dB", scores["truth"]["snr_db"])
     print(f"scores: {out}")
+    if scores.failures:
+        raise BatchError(scores.failures, len(cases))
 
 
 @app.command
@@ -530,6 +533,20 @@ def _print_table(caption: str, values: dict[str, float | None]) -> None:
     print(caption)
     for name, value in values.items():
         print(f"  {name:<14}" + ("–" if value is None else f"{value:8.3f}"))
+
+
+def _print_reference_scores(reference: dict[str, Any]) -> None:
+    """Print the correlation with the truth, or with the reference where the doses differ."""
+    rho = reference["correlation_with_truth"]
+    if rho is not None:
+        _print_table("correlation with the unknown truth, from the halves", rho)
+        return
+    band, values = next(iter(reference["band_correlation"].items()))
+    _print_table(
+        f"correlation with the reference, {band} Å (raw and reference differ in dose, so nothing "
+        "is said of the truth)",
+        values,
+    )
 
 
 def _show_warning(

@@ -89,9 +89,8 @@ class BatchError(ClearIceError):
 
     def __init__(self, failures: Sequence[str], total: int) -> None:
         self.failures = tuple(failures)
-        super().__init__(
-            f"{len(failures)} of {total} failed; the others were done:\n  " + "\n  ".join(failures)
-        )
+        done = "; the others were done" if len(failures) < total else ""
+        super().__init__(f"{len(failures)} of {total} failed{done}:\n  " + "\n  ".join(failures))
 
 
 class TrainingDivergedError(ClearIceError):

@@ -11,11 +11,11 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from pytorch_msssim import ssim as _ssim
 from torch import Tensor
 
-from clearice.fourier import RingSums, highpass
+from clearice.fourier import RingSums, highpass, ring_frequencies
 
 
 def frc(sums: RingSums) -> Float[Tensor, "rings"]:
@@ -57,6 +57,52 @@ def wiener_gain(raw: RingSums) -> Float[Tensor, "rings"]:
     return _ratio(raw.cross, raw.power_x).clamp(min=0)
 
 
+# Signal stands over the noise between these resolutions; the spectrum's outer quarter is noise.
+_SIGNAL_BAND_ANGSTROM = (400.0, 100.0)
+# Two halves whose colours differ by more than this factor do not hold the same dose.
+UNEQUAL_COLOUR = 1.5
+
+
+def rings_between(
+    n_rings: int, pixel_size_angstrom: float, band: tuple[float, float]
+) -> Bool[Tensor, "rings"]:
+    """Return which rings lie between two resolutions, Å; never the mean, and at least one."""
+    resolution = pixel_size_angstrom / ring_frequencies(n_rings)
+    inside = (resolution <= band[0]) & (resolution >= band[1])
+    inside[0] = False
+    if not inside.any():
+        inside[1] = True
+    return inside
+
+
+def colours(sums: RingSums, n_rings: int, pixel_size_angstrom: float) -> tuple[float, float]:
+    """Return how far the power of each image between 400 and 100 Å stands above that near Nyquist.
+
+    White noise has 1; above it, the excess is the signal-to-noise ratio, which grows with the dose:
+    about 1.6 for one frame of real apoferritin and 17 for the mean of fifty.
+
+    Args:
+        sums: Of both images.
+        n_rings: Rings up to Nyquist.
+        pixel_size_angstrom: Å/px.
+    """
+    signal = rings_between(n_rings, pixel_size_angstrom, _SIGNAL_BAND_ANGSTROM)
+    outer = torch.arange(n_rings) >= 3 * n_rings // 4
+    count = sums.count[:n_rings]
+
+    def colour(power: Tensor) -> float:
+        low = power[:n_rings][signal].sum() / count[signal].sum()
+        high = power[:n_rings][outer].sum() / count[outer].sum()
+        return float(low / high) if high > 0 else math.inf
+
+    return colour(sums.power_x), colour(sums.power_y)
+
+
+def equal_dose(first: float, second: float) -> bool:
+    """Tell from the colours of two halves whether they can hold the same dose."""
+    return max(first, second) / min(first, second) < UNEQUAL_COLOUR
+
+
 def pool(sums: RingSums, n_bands: int) -> RingSums:
     """Add neighbouring rings up to at most `n_bands` wider ones."""
     width = -(-len(sums.cross) // n_bands)
@@ -66,13 +112,6 @@ def pool(sums: RingSums, n_bands: int) -> RingSums:
         return torch.nn.functional.pad(values, (0, padding)).reshape(-1, width).sum(1)
 
     return RingSums(add(sums.cross), add(sums.power_x), add(sums.power_y), add(sums.count))
-
-
-def band(sums: RingSums, inside: Tensor) -> RingSums:
-    """Add the chosen rings into one."""
-    return RingSums(
-        *(v[inside].sum()[None] for v in (sums.cross, sums.power_x, sums.power_y, sums.count))
-    )
 
 
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ class Denoiser:
         network, self.info = load_model(model)
         stride: int = network.total_stride  # type: ignore[assignment]
         self.geometry: Geometry = measure_geometry(network, stride)
-        self._network = place(network, device)
+        self.network = place(network, device)
         self._device = device
         self._tile = tile
         self._half = precision == "bfloat16"
@@ -77,7 +77,7 @@ class Denoiser:
 
     def _window(self, window: Float[Tensor, "1 1 h w"]) -> Float[Tensor, "1 1 h w"]:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
-            return self._network(window).float()
+            return self.network(window).float()
 
 
 def describe_mismatch(info: ModelInfo, pixel_size_angstrom: float) -> str | None:

@@ -54,9 +54,8 @@ def case_sums(images: Images, n_rings: int) -> CaseSums:
     def sums(x: Tensor, y: Tensor | None) -> RingSums | None:
         if y is None:
             return None
-        return ring_sums(
-            x.double() - x.double().mean(), y.double() - y.double().mean(), n_rings, corners=True
-        )
+        x, y = x.double() - x.double().mean(), y.double() - y.double().mean()
+        return _without_mean(ring_sums(x, y, n_rings, corners=True))
 
     raw_denoised = sums(images.raw, images.denoised)
     assert raw_denoised is not None
@@ -70,6 +69,15 @@ def case_sums(images: Images, n_rings: int) -> CaseSums:
         sums(images.denoised, images.truth),
         sums(images.denoised, images.denoised_other),
     )
+
+
+def _without_mean(sums: RingSums) -> RingSums:
+    """Empty the first ring if it holds the mean alone, of which only rounding is left."""
+    if float(sums.count[0]) > 1:
+        return sums
+    for values in (sums.cross, sums.power_x, sums.power_y):
+        values[0] = 0
+    return sums
 
 
 def pooled(all_sums: list[CaseSums]) -> CaseSums:

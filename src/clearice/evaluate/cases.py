@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,9 +123,3 @@ def load(case: Case) -> Images:
         read(case.denoised_other),
         first.pixel_size_angstrom,
     )
-
-
-def load_all(cases: list[Case]) -> Iterator[Images]:
-    """Read one case after the other."""
-    for case in cases:
-        yield load(case)

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clearice import __version__, io, metrics
-from clearice.errors import ConfigError
+from clearice.errors import ConfigError, InputFileError
 from clearice.evaluate.accumulate import (
     CaseSums,
     band_window,
@@ -22,7 +22,7 @@ from clearice.evaluate.accumulate import (
     pooled,
 )
 from clearice.evaluate.baselines import best_gaussian, gaussian_response, wiener_response
-from clearice.evaluate.cases import Case, Images, load_all
+from clearice.evaluate.cases import Case, Images, load
 from clearice.fourier import RingSums, apply_ring_gain
 
 HIGHPASS_ANGSTROM = 400.0
@@ -38,9 +38,11 @@ class Scores:
 
     Attributes:
         values: Nested dictionaries of numbers, lists and text; None where undefined.
+        failures: One message for each micrograph that could not be scored.
     """
 
     values: dict[str, Any]
+    failures: tuple[str, ...] = ()
 
     def __getitem__(self, key: str) -> Any:
         return self.values[key]
@@ -60,36 +62,58 @@ def score(
 
     Raises:
         ConfigError: Neither reference nor truth.
-        InputFileError: A file cannot be used.
+        InputFileError: No micrograph can be scored; the error is that of the first.
     """
     has_reference = all(case.reference is not None for case in cases)
     has_truth = all(case.truth is not None for case in cases)
     if not cases or not (has_reference or has_truth):
         raise ConfigError("evaluation needs --reference or --truth; give one of them")
-    n_rings = min(min(io.image_shape(case.denoised)[1:]) for case in cases) // 2
-    sums = []
-    for done, images in enumerate(load_all(list(cases))):
-        sums.append(case_sums(images, n_rings))
-        progress(done + 1, len(cases) * (2 if has_truth else 1))
+    steps = len(cases) * (2 if has_truth else 1)
+    readable, sums, failures = _sum_all(cases, lambda done: progress(done, steps))
     filters = _filters(sums)
     values: dict[str, Any] = {
         "clearice_version": __version__,
-        "micrographs": [case.denoised.stem for case in cases],
+        "micrographs": [case.denoised.stem for case in readable],
         "pixel_size_angstrom": sums[0].pixel_size_angstrom,
         "highpass_angstrom": HIGHPASS_ANGSTROM,
         "gaussian_sigma_px": filters.sigma_px,
         "wiener": "learnt from the reference" if has_reference else "oracle, learnt from the truth",
         "curves": _curves(pooled(sums), filters),
-        "files": [_files(case) for case in cases],
+        "files": [_files(case) for case in readable],
     }
     if has_reference:
         values["reference"] = _reference_scores(sums, filters)
     if has_truth:
-        offset = len(cases)
+        offset = len(readable)
         values["truth"] = _truth_scores(
-            cases, sums, filters, lambda done: progress(offset + done, 2 * offset)
+            readable, sums, filters, lambda done: progress(offset + done, steps)
         )
-    return Scores(values)
+    return Scores(values, tuple(str(error) for error in failures))
+
+
+def _sum_all(
+    cases: Sequence[Case], progress: Callable[[int], None]
+) -> tuple[list[Case], list[CaseSums], list[InputFileError]]:
+    """Sum over rings for every case whose files can be read and fit together."""
+    failures: dict[Case, InputFileError] = {}
+    edges: dict[Case, int] = {}
+    for case in cases:
+        try:
+            edges[case] = min(io.image_shape(case.denoised)[1:])
+        except InputFileError as error:
+            failures[case] = error
+    sums: dict[Case, CaseSums] = {}
+    for done, case in enumerate(edges):
+        try:
+            # All on the rings of the smallest micrograph, so that they can be pooled.
+            sums[case] = case_sums(load(case), min(edges.values()) // 2)
+        except InputFileError as error:
+            failures[case] = error
+        progress(done + 1)
+    errors = [failures[case] for case in cases if case in failures]
+    if not sums:
+        raise errors[0]
+    return list(sums), list(sums.values()), errors
 
 
 @dataclass(frozen=True)
@@ -173,6 +197,7 @@ def _bands(sums: CaseSums) -> dict[str, Rings]:
     windows = {
         f"{low}-{high}": band_window(sums.frequency, sums.pixel_size_angstrom, low, high)
         for low, high in BANDS_ANGSTROM
+        if low > 2 * sums.pixel_size_angstrom
     }
     return {name: window for name, window in windows.items() if window.any()}
 
@@ -196,10 +221,14 @@ def _correlation(sums: RingSums | None, response: Rings, window: Rings) -> float
 
 
 def _half_scores(total: CaseSums, filters: _Filters) -> dict[str, Any]:
-    """Return what the halves say of the unknown truth; valid for halves of equal dose."""
+    """Return what the halves say of the unknown truth, which needs halves of equal dose."""
     window = _highpass(total)
     raw = _correlation(total.raw_reference, filters.raw, window)
-    scores: dict[str, Any] = {"half_correlation": raw, "correlation_with_truth": {}}
+    equal = _have_equal_dose(total)
+    scores: dict[str, Any] = {"half_correlation": raw, "equal_dose": equal}
+    if not equal:
+        return scores | {"correlation_with_truth": None}
+    scores["correlation_with_truth"] = {}
     for name, response in filters.items():
         scores["correlation_with_truth"][name] = _rho(
             _correlation(total.raw_reference, response, window), raw
@@ -209,6 +238,12 @@ def _half_scores(total: CaseSums, filters: _Filters) -> dict[str, Any]:
     if total.denoised_other is not None:
         scores |= _noise_and_bias(total, window)
     return scores
+
+
+def _have_equal_dose(total: CaseSums) -> bool:
+    assert total.raw_reference is not None
+    pair = metrics.colours(total.raw_reference, total.n_rings, total.pixel_size_angstrom)
+    return metrics.equal_dose(*pair)
 
 
 def _rho(correlation: float, half_correlation: float) -> float | None:
@@ -251,7 +286,8 @@ def _truth_scores(
         snr.setdefault("denoised", []).append(metrics.snr_db(r))
     psnr: dict[str, list[float]] = {}
     ssim: dict[str, list[float]] = {}
-    for done, images in enumerate(load_all(list(cases))):
+    for done, case in enumerate(cases):
+        images = load(case)
         for name, image in _versions(images, filters, sums[0].n_rings).items():
             truth = images.truth
             assert truth is not None
@@ -312,10 +348,12 @@ def _curves(total: CaseSums, filters: _Filters) -> dict[str, Any]:
         curves |= {
             "frc_raw": _list(metrics.frc(raw)),
             "frc_denoised": _list(metrics.frc(denoised)),
-            "correlation_with_truth_estimate": _list(metrics.truth_correlation(denoised, raw)),
             "gain": _list(metrics.correlation_gain(denoised, raw)),
             "signal_transfer": _list(metrics.signal_transfer(denoised, raw)),
         }
+        if _have_equal_dose(total):
+            rho = metrics.truth_correlation(denoised, raw)
+            curves["correlation_with_truth_estimate"] = _list(rho)
     if total.denoised_other is not None:
         other = thin(total.denoised_other)
         assert other is not None

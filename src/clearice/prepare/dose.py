@@ -7,16 +7,13 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clearice.fourier import RingSums, ring_frequencies, ring_sums
+from clearice.fourier import ring_sums
+from clearice.metrics import colours, equal_dose, rings_between
 
-# Signal stands over the noise between these resolutions; the spectrum's outer quarter is noise.
-_SIGNAL_BAND_ANGSTROM = (400.0, 100.0)
 _SCALE_BAND_ANGSTROM = (300.0, 50.0)
-_UNEQUAL_POWER = 1.5
 _UNEQUAL_DOSE = 1.25
 
 
@@ -54,33 +51,16 @@ class DoseRoles:
     reason: str
 
 
-def _band(sums: RingSums, pixel_size: float, band: tuple[float, float]) -> Tensor:
-    resolution = pixel_size / ring_frequencies(len(sums.cross))
-    inside = (resolution <= band[0]) & (resolution >= band[1])
-    inside[0] = False  # the mean is no signal
-    if not inside.any():
-        inside[1] = True
-    return inside
-
-
 def pair_statistics(groups: Float[Tensor, "2 h w"], pixel_size_angstrom: float) -> PairStatistics:
     """Measure the colour of both images and the scale between their signals."""
     first, second = (group - group.mean() for group in groups.double())
-    sums = ring_sums(first / first.std(), second / second.std(), min(groups.shape[-2:]) // 2)
-    signal = _band(sums, pixel_size_angstrom, _SIGNAL_BAND_ANGSTROM)
-    scale = _band(sums, pixel_size_angstrom, _SCALE_BAND_ANGSTROM)
-    outer = torch.arange(len(sums.cross)) >= 3 * len(sums.cross) // 4
-    low = sums.count[signal].sum(), sums.count[outer].sum()
-
-    def colour(power: Tensor) -> float:
-        return float(power[signal].sum() / low[0] / (power[outer].sum() / low[1]))
-
+    n_rings = min(groups.shape[-2:]) // 2
+    sums = ring_sums(first / first.std(), second / second.std(), n_rings)
+    scale = rings_between(n_rings, pixel_size_angstrom, _SCALE_BAND_ANGSTROM)
+    cross = sums.cross[scale].sum()
     return PairStatistics(
-        (colour(sums.power_x), colour(sums.power_y)),
-        (
-            float(sums.cross[scale].sum() / sums.power_y[scale].sum()),
-            float(sums.cross[scale].sum() / sums.power_x[scale].sum()),
-        ),
+        colours(sums, n_rings, pixel_size_angstrom),
+        (float(cross / sums.power_y[scale].sum()), float(cross / sums.power_x[scale].sum())),
     )
 
 
@@ -98,7 +78,7 @@ def find_roles(pairs: Sequence[PairStatistics], dose_ratio: float | None) -> Dos
         # Above the white noise (1), the power ratio is the signal-to-noise ratio, which grows
         # with the dose.
         estimate = max(second - 1, 0.05) / max(first - 1, 0.05)
-        equal = max(first, second) / min(first, second) < _UNEQUAL_POWER
+        equal = equal_dose(first, second)
         reason = f"{seen}: {'equal dose' if equal else f'unequal dose, ratio about {estimate:.0f}'}"
         if not equal and estimate < 1:
             reason = f"{seen}: unequal dose, ratio about 1/{1 / estimate:.0f}"

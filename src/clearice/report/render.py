@@ -14,6 +14,7 @@ from clearice import __version__, io
 from clearice.errors import InputFileError
 from clearice.report.figures import Line, line_figure
 from clearice.report.pictures import crops
+from clearice.train import read_metrics
 
 METHODS = {
     "raw": "raw",
@@ -74,6 +75,10 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputFileError(path, "does not exist", "give a run's folder or scores.json") from None
+    except OSError as error:
+        raise InputFileError(
+            path, f"cannot be read ({error.strerror})", "give a run's folder or scores.json"
+        ) from None
     except ValueError:
         raise InputFileError(
             path, "is not valid JSON", "give scores.json of 'clearice evaluate'"
@@ -83,17 +88,28 @@ def _read_json(path: Path) -> Any:
 def _score_file(path: Path) -> list[Section]:
     """Make sections of a score file: one set of scores, or several under their names."""
     values = _read_json(path)
-    if not isinstance(values, dict):
-        raise InputFileError(path, "holds no scores", "give scores.json of 'clearice evaluate'")
-    sets = {"": values} if "curves" in values else values
-    sections = [
-        _score_section(name, scores)
-        for name, scores in sets.items()
-        if isinstance(scores, dict) and "curves" in scores
-    ]
+    sets = {"": values} if _is_scores(values) else values if isinstance(values, dict) else {}
+    sections = [_score_section(name, scores) for name, scores in sets.items() if _is_scores(scores)]
     if not sections:
         raise InputFileError(path, "holds no scores", "give scores.json of 'clearice evaluate'")
     return sections
+
+
+# What `evaluate.score` always writes.
+_SCORE_TYPES: dict[str, type | tuple[type, ...]] = {
+    "micrographs": list,
+    "pixel_size_angstrom": (int, float),
+    "highpass_angstrom": (int, float),
+    "gaussian_sigma_px": (int, float),
+    "curves": dict,
+    "files": list,
+}
+
+
+def _is_scores(values: Any) -> bool:
+    return isinstance(values, dict) and all(
+        isinstance(values.get(key), kind) for key, kind in _SCORE_TYPES.items()
+    )
 
 
 def _number(value: float | None, digits: int = 2) -> str:
@@ -161,6 +177,8 @@ def _reference_tables(scores: dict[str, Any]) -> list[Table]:
         )
     ]
     rho = reference["correlation_with_truth"]
+    if rho is None:
+        return tables
     rows = [
         (label, [_number(rho[method], 3)]) for method, label in METHODS.items() if method in rho
     ]
@@ -234,11 +252,7 @@ def _run_sections(run: Path) -> list[Section]:
         raise InputFileError(
             run, "is no training run (config.yaml or metrics.jsonl is missing)", "check the folder"
         )
-    records = [
-        json.loads(line)
-        for line in metrics.read_text(encoding="utf-8").splitlines()
-        if line.endswith("}")
-    ]
+    records = read_metrics(metrics)
     section = Section("Training", code=config.read_text(encoding="utf-8"))
     if records:
         last = records[-1]

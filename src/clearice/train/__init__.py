@@ -1,7 +1,7 @@
 """Training: `run` builds, `fit` loops, `step` is the maths."""
 
 from clearice.train.loop import TrainReport, fit, step
-from clearice.train.run import TrainResult, run
+from clearice.train.run import TrainResult, read_metrics, run
 from clearice.train.state import TrainState
 
-__all__ = ["TrainReport", "TrainResult", "TrainState", "fit", "run", "step"]
+__all__ = ["TrainReport", "TrainResult", "TrainState", "fit", "read_metrics", "run", "step"]

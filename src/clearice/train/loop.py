@@ -200,6 +200,6 @@ def _refuse_divergence(loss: float, state: TrainState) -> None:
     weights = torch.stack([p.detach().sum() for p in state.network.parameters()])
     if not (math.isfinite(loss) and bool(weights.isfinite().all())):
         raise TrainingDivergedError(
-            f"loss or weights became infinite or NaN before step {state.step}; nothing was saved "
-            "since: lower --learning-rate, or use --precision float32, and --resume"
+            f"loss or weights became infinite or NaN before step {state.step}; start a new run "
+            "with a lower --learning-rate or --precision float32 (what was saved before is good)"
         )

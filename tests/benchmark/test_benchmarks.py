@@ -1,0 +1,59 @@
+"""Each benchmark runs and says against what its ratios stand; no times are asserted."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from datetime import date
+
+import pytest
+import torch
+
+from clearice import benchmark
+from clearice.benchmark import timing
+from clearice.losses import LOSSES
+from clearice.networks import NETWORKS
+from helpers import CPU
+
+_RATIOS = {
+    "train": ("ratio_to_float32", "network", set(NETWORKS)),
+    "denoise": ("ratio_to_first", "network", set(NETWORKS)),
+    "losses": ("ratio_to_mse", "loss", set(LOSSES)),
+    "loader": ("ratio_to_stream", "cache", {"stream", "ram"}),
+}
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spend no time on good statistics."""
+
+    def seconds(work: Callable[[], object], device: torch.device) -> float:
+        return timing.seconds(work, device, budget_s=1e-3)
+
+    monkeypatch.setattr(sys.modules["clearice.benchmark.run"], "seconds", seconds)
+
+
+@pytest.mark.parametrize("what", _RATIOS)
+def test_a_benchmark_tells_ratios_and_context(what: str) -> None:
+    result = benchmark.run(what, CPU, 48, 2)
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    assert (result["benchmark"], result["size"], result["batch_size"]) == (what, 48, 2)
+    ratio, kind, names = _RATIOS[what]
+    rows = result["rows"]
+    assert {row[kind] for row in rows} == names
+    assert rows[0][ratio] == 1
+    assert all(row[ratio] > 0 for row in rows)
+    context = result["context"]
+    assert context["device"].startswith("cpu")
+    assert context["torch"] == torch.__version__
+    assert {"python", "clearice"} <= set(context)
+    assert date.fromisoformat(context["date"]) <= date.today()
+
+
+def test_the_median_is_of_warm_calls() -> None:
+    calls: list[int] = []
+    taken = timing.seconds(lambda: calls.append(1), CPU, budget_s=1e-9)
+    assert 0 <= taken < 1
+    # Two to warm up, and never fewer than three to take the median of.
+    assert len(calls) == 5
