@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from clearice import checkpoint
 from clearice.config import TrainConfig, dump_config
 from clearice.errors import CheckpointError, ConfigError, OutputError, TrainingInterruptedError
 from clearice.train import TrainReport, run
