@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from clearice.io import write_text
 
 Job = dict[str, Any]
 
@@ -25,7 +28,7 @@ def run_jobs(
 
     Args:
         jobs: JSON-able descriptions, each with a unique `name`.
-        work: Does one job in a folder of its own and returns its result.
+        work: Does one job in a folder of its own and returns its result, the job under `job`.
         out: Folder for `NAME.json` of each job.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -37,7 +40,7 @@ def run_jobs(
         for index in range(count):
             environment = {
                 **os.environ,
-                "CUDA_VISIBLE_DEVICES": str(index % gpus),
+                "CUDA_VISIBLE_DEVICES": str(index % max(1, gpus)),
                 "CLEARICE_WORKER": f"{index}/{count}",
             }
             workers.append(subprocess.Popen([sys.executable, *sys.argv], env=environment))
@@ -48,8 +51,9 @@ def run_jobs(
         first, step = map(int, share.split("/")) if share else (0, 1)
         for job in jobs[first::step]:
             target = out / f"{job['name']}.json"
-            if not target.exists():
-                target.write_text(json.dumps(work(job, out / job["name"])))
+            if not (target.exists() and json.loads(target.read_text())["job"] == job):
+                shutil.rmtree(out / job["name"], ignore_errors=True)  # of a job that was killed
+                write_text(target, json.dumps(work(job, out / job["name"])))
         if share:
             raise SystemExit(0)
     return [json.loads((out / f"{job['name']}.json").read_text()) for job in jobs]

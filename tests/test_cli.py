@@ -514,3 +514,75 @@ def test_folders_files_and_patterns_mean_the_same(
         said, _ = _done(capsys, "denoise", tmp_path / source, "--model", model, "--out", out)
         assert said == f"2 micrographs in {out}\n"
         assert sorted(f.name for f in out.iterdir()) == ["a.mrc", "b.mrc"]
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--dose-ratio", "7"), "--dose-ratio is for --pairs"),
+        (("--pairs", "a*", "b*"), "either movies or --pairs"),
+    ],
+)
+def test_options_that_do_not_apply_to_movies_are_refused(
+    capsys: Capture, tmp_path: Path, options: tuple[str, ...], reason: str
+) -> None:
+    movie = write_movie(tmp_path / "mic.mrc", torch.randn(4, 16, 16))
+    assert reason in _refused(capsys, "prepare", movie, "--out", tmp_path / "set", *options)
+    assert not (tmp_path / "set").exists()
+
+
+def test_options_that_do_not_apply_to_pairs_or_micrographs_are_refused(
+    capsys: Capture, model: Path, tmp_path: Path
+) -> None:
+    image = write_image(tmp_path / "mic.mrc", torch.randn(16, 16))
+    out = tmp_path / "out"
+    line = _refused(capsys, "prepare", "--pairs", image, image, "--groups", "4", "--out", out)
+    assert "--groups is for movies" in line
+    for option in (("--halves",), ("--split", "train")):
+        line = _refused(capsys, "denoise", image, "--model", model, "--out", out, *option)
+        assert "for a data set" in line
+
+
+@pytest.mark.parametrize("tile", ["-1", "-1024"])
+def test_a_negative_tile_is_refused(
+    capsys: Capture, model: Path, tmp_path: Path, tile: str
+) -> None:
+    image = write_image(tmp_path / "mic.mrc", torch.randn(16, 16))
+    roles = ("--model", model, "--out", tmp_path / "out", f"--tile={tile}")
+    assert "--tile" in _refused(capsys, "denoise", image, *roles)
+    assert not (tmp_path / "out" / "mic.mrc").exists()
+
+
+def test_a_failed_preparation_leaves_the_data_set_that_is_there(
+    capsys: Capture, dataset: Path
+) -> None:
+    before = (dataset / "dataset.json").read_bytes()
+    assert cli.run(["prepare", "typo.mrc", "--out", str(dataset)]) == 2
+    assert "already holds a data set" in capsys.readouterr().err
+    assert (dataset / "dataset.json").read_bytes() == before
+
+
+def test_resuming_before_the_first_save_starts_anew(
+    capsys: Capture, dataset: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    options = ["--network=cnn3", "--steps=2", "--patch-size=16", f"--out={run}"]
+    assert cli.run(["train", str(dataset), *options]) == 0
+    for name in ("last.safetensors", "best.safetensors"):
+        (run / name).unlink()
+    assert cli.run(["train", str(dataset), f"--out={run}", "--resume"]) == 0
+    assert "before its first save" in capsys.readouterr().err
+    assert (run / "best.safetensors").exists()
+
+
+def test_the_doctor_finds_a_damaged_data_set(capsys: Capture, dataset: Path) -> None:
+    assert cli.run(["doctor", "--dataset", str(dataset)]) == 0
+    stack = next((dataset / "stacks").glob("*.mrc"))
+    content = bytearray(stack.read_bytes())
+    content[-1] ^= 1
+    stack.write_bytes(bytes(content))
+    assert stack.name in _refused(capsys, "doctor", "--dataset", dataset)
+
+
+def test_demo_steps_are_checked(capsys: Capture, tmp_path: Path) -> None:
+    assert "steps" in _refused(capsys, "demo", "--steps", "0", "--out", tmp_path / "demo")

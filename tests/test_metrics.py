@@ -170,8 +170,6 @@ def test_moments_are_those_of_numpy_and_pool(generator: torch.Generator) -> None
     moments = metrics.Moments.of(x, y)
     expected = np.corrcoef(x.flatten().numpy(), y.flatten().numpy())[0, 1]
     assert math.isclose(moments.correlation, expected, rel_tol=1e-10)
-    covariance = np.cov(x.flatten().numpy(), y.flatten().numpy(), bias=True)[0, 1]
-    assert math.isclose(moments.covariance, covariance, rel_tol=1e-9)
 
     other = metrics.Moments.of(-x, y)
     pooled = moments + other
@@ -310,3 +308,28 @@ def test_highpassed_cuts_at_a_distance_in_angstrom() -> None:
     image = torch.cos(2 * math.pi * 2 * x / 100).expand(100, 100)
     torch.testing.assert_close(metrics.highpassed(image, 2.0, 100.0), image / 2)
     assert float(metrics.highpassed(image + 50, 2.0).mean().abs()) < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "samples", "equal"),
+    [
+        (1.6, 1.7, 4000, True),
+        (1.6, 17.0, 4000, False),
+        (17.0, 1.6, 4000, False),
+        (1.6, 2.2, 4000, False),  # twice the signal-to-noise ratio
+        (1.1, 1.4, 4000, False),
+        (1.1, 1.4, 40, True),  # by chance, on so few pixels
+    ],
+)
+def test_doses_are_told_apart_by_what_stands_above_the_noise(
+    x: float, y: float, samples: float, equal: bool
+) -> None:
+    assert metrics.Colours(x, y, samples).equal_dose is equal
+
+
+def test_colours_of_white_noise_are_one(generator: torch.Generator) -> None:
+    size, pixel_size = 512, 1.5
+    one, other = _white(generator, size), _white(generator, size)
+    seen = metrics.colours(fourier.ring_sums(one, other, size // 2), size // 2, pixel_size)
+    for colour in (seen.x, seen.y):
+        assert abs(colour - 1) < 5 / math.sqrt(seen.samples)

@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, validators
 
 from clearice import __version__
 from clearice.errors import (
@@ -17,6 +17,7 @@ from clearice.errors import (
     ClearIceError,
     ClearIceWarning,
     ConfigError,
+    DatasetError,
     InputFileError,
 )
 
@@ -52,12 +53,14 @@ def demo(
     """
     from dataclasses import replace
 
+    from clearice.config import TrainConfig, validate_config
     from clearice.console import progress_bar, say
     from clearice.workflows.demo import DemoPlan, run
 
     plan = DemoPlan()
     if steps is not None:
-        plan = replace(plan, train=plan.train.model_copy(update={"steps": steps}))
+        values = {**plan.train.model_dump(), "steps": steps}
+        plan = replace(plan, train=validate_config(TrainConfig, values, "options"))
     scores = run(out, _device(device), progress_bar, say, plan)
     _print_table(
         f"SNR against the truth, dB (raw halves correlate at {scores['half_correlation']:.3f}; "
@@ -178,6 +181,10 @@ def prepare(
     settings = load_config(PrepareConfig, config, overrides)
     if bool(inputs) == (pairs is not None):
         raise ConfigError("give either movies or --pairs 'FIRST*' 'SECOND*'")
+    if pairs is None and dose_ratio is not None:
+        raise ConfigError("--dose-ratio is for --pairs; frames of a movie have the same dose")
+    if pairs is not None and groups is not None:
+        raise ConfigError("--groups is for movies; --pairs are two groups")
     with progress_bar("prepare") as update:
         if pairs:
             found = room.match_pairs(*pairs)
@@ -304,7 +311,8 @@ def denoise(
     device: Device = "auto",
     tile: int = 1024,
     precision: Precision = "float32",
-    split: Literal["train", "validation", "test"] = "test",
+    pixel_size: float | None = None,
+    split: Literal["train", "validation", "test"] | None = None,
     halves: bool = False,
 ) -> None:
     """Denoise micrographs, keeping names, headers and intensity scale.
@@ -318,7 +326,8 @@ def denoise(
         device: auto, cpu, cuda, cuda:N or mps.
         tile: Edge of a tile, px; 0 is the whole image.
         precision: Of the network.
-        split: Of a data set: which micrographs.
+        pixel_size: Å/px; overrides the headers.
+        split: Of a data set: which micrographs (default: test).
         halves: Of a data set: also denoise the even and odd halves, for evaluation.
     """
     from clearice import denoise as room
@@ -327,14 +336,20 @@ def denoise(
 
     if not inputs:
         raise ConfigError("give micrographs, a folder of them, or a data set")
+    is_dataset = len(inputs) == 1 and (inputs[0] / "dataset.json").is_file()
+    if not is_dataset and (halves or split is not None):
+        raise ConfigError("--halves and --split are for a data set; leave them out for micrographs")
+    if is_dataset and pixel_size is not None:
+        raise ConfigError("--pixel-size is for micrographs; a data set knows its own")
     denoiser = room.Denoiser(model, _device(device), tile, precision)
     with progress_bar("denoise") as update:
-        if len(inputs) == 1 and (inputs[0] / "dataset.json").is_file():
+        if is_dataset:
+            kept = Split(split or "test")
             written = room.denoise_dataset(
-                inputs[0], denoiser, out, Split(split), halves=halves, progress=update
+                inputs[0], denoiser, out, kept, halves=halves, progress=update
             )
         else:
-            written = room.denoise_files(_expand(inputs), denoiser, out, update, say)
+            written = room.denoise_files(_expand(inputs), denoiser, out, pixel_size, update, say)
     print(f"{len(written)} micrographs in {out}")
 
 
@@ -451,8 +466,8 @@ def benchmark(
     /,
     *,
     device: Device = "auto",
-    size: int = 256,
-    batch_size: int = 4,
+    size: Annotated[int, Parameter(validator=validators.Number(gte=16))] = 256,
+    batch_size: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 4,
     json: Annotated[Path | None, Parameter(name="--json")] = None,
 ) -> None:
     """Measure speed, as ratios against a baseline in the same run.
@@ -476,17 +491,31 @@ def benchmark(
 
 
 @app.command
-def doctor(*, json: Json = False) -> None:
+def doctor(*, dataset: Path | None = None, json: Json = False) -> None:
     """Say what is installed, which device will be used and what will be slow.
 
-    Example: clearice doctor
+    Example: clearice doctor --dataset dataset
 
     Args:
+        dataset: Also check that every file of this data set is as it was written.
         json: Print JSON.
     """
     from clearice.devices import diagnose
 
+    if dataset is not None:
+        _verify(dataset)
     _print_rows([{"item": key, "value": value} for key, value in diagnose().items()], as_json=json)
+
+
+def _verify(dataset: Path) -> None:
+    """Compare the files of a data set with their checksums."""
+    from clearice.console import say
+    from clearice.data import open_dataset
+
+    damaged = open_dataset(dataset).verify()
+    if damaged:
+        raise DatasetError(f"{dataset}: damaged: {', '.join(damaged)}; prepare the data again")
+    say(f"{dataset}: every file is as it was written")
 
 
 def _device(name: str) -> Any:

@@ -14,15 +14,13 @@ def choose_device(name: str) -> torch.device:
     """Return the device to use.
 
     Args:
-        name: `auto` (CUDA, else MPS, else CPU), or `cpu`, `cuda`, `cuda:N`, `mps`.
+        name: `auto` (CUDA, else CPU), or `cpu`, `cuda`, `cuda:N`, `mps` (untested).
 
     Raises:
         ConfigError: The device is unknown or not there; nothing falls back in silence.
     """
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -52,7 +50,6 @@ def diagnose() -> dict[str, str]:
     found = {name: metadata.version(name) for name in packages}
     slow = {
         "cpu": "training: minutes for the demo, hours for a real session; use a CUDA GPU for that",
-        "mps": "not tested on this device; compare with --device cpu once",
     }
     return {
         "python": platform.python_version(),

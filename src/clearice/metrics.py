@@ -59,8 +59,40 @@ def wiener_gain(raw: RingSums) -> Float[Tensor, "rings"]:
 
 # Signal stands over the noise between these resolutions; the spectrum's outer quarter is noise.
 _SIGNAL_BAND_ANGSTROM = (400.0, 100.0)
-# Two halves whose colours differ by more than this factor do not hold the same dose.
-UNEQUAL_COLOUR = 1.5
+# Doses count as equal up to this ratio.
+_EQUAL_DOSE_RATIO = 1.5
+_SIGMAS = 4.0
+
+
+@dataclass(frozen=True)
+class Colours:
+    """How far the power of two images between 400 and 100 Å stands above that near Nyquist.
+
+    White noise has 1; what stands above it is the signal-to-noise ratio, which grows with the dose:
+    about 1.6 for one frame of real apoferritin and 17 for the mean of fifty.
+
+    Attributes:
+        x: Of the first image.
+        y: Of the second image.
+        samples: Independent Fourier pixels that each was measured on.
+    """
+
+    x: float
+    y: float
+    samples: float
+
+    @property
+    def dose_ratio(self) -> float:
+        """Dose of the second image over that of the first, from their signal-to-noise ratios."""
+        return max(self.y - 1, 0.05) / max(self.x - 1, 0.05)
+
+    @property
+    def equal_dose(self) -> bool:
+        """Whether both can hold the same dose: ratio below 1.5, or no significant difference."""
+        near = max(self.dose_ratio, 1 / self.dose_ratio) < _EQUAL_DOSE_RATIO
+        # The mean power of n pixels is uncertain by 1/√n.
+        chance = _SIGMAS * math.sqrt(2 / self.samples)
+        return near or abs(math.log(self.y / self.x)) < chance
 
 
 def rings_between(
@@ -75,11 +107,8 @@ def rings_between(
     return inside
 
 
-def colours(sums: RingSums, n_rings: int, pixel_size_angstrom: float) -> tuple[float, float]:
-    """Return how far the power of each image between 400 and 100 Å stands above that near Nyquist.
-
-    White noise has 1; above it, the excess is the signal-to-noise ratio, which grows with the dose:
-    about 1.6 for one frame of real apoferritin and 17 for the mean of fifty.
+def colours(sums: RingSums, n_rings: int, pixel_size_angstrom: float) -> Colours:
+    """Compare the power of two images between 400 and 100 Å with that near Nyquist.
 
     Args:
         sums: Of both images.
@@ -95,12 +124,8 @@ def colours(sums: RingSums, n_rings: int, pixel_size_angstrom: float) -> tuple[f
         high = power[:n_rings][outer].sum() / count[outer].sum()
         return float(low / high) if high > 0 else math.inf
 
-    return colour(sums.power_x), colour(sums.power_y)
-
-
-def equal_dose(first: float, second: float) -> bool:
-    """Tell from the colours of two halves whether they can hold the same dose."""
-    return max(first, second) / min(first, second) < UNEQUAL_COLOUR
+    # Half of the spectrum mirrors the other half.
+    return Colours(colour(sums.power_x), colour(sums.power_y), float(count[signal].sum()) / 2)
 
 
 def pool(sums: RingSums, n_bands: int) -> RingSums:
@@ -138,11 +163,6 @@ class Moments:
         return Moments(
             self.xy + other.xy, self.xx + other.xx, self.yy + other.yy, self.count + other.count
         )
-
-    @property
-    def covariance(self) -> float:
-        """Of the two images."""
-        return self.xy / self.count
 
     @property
     def correlation(self) -> float:

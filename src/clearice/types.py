@@ -46,11 +46,13 @@ class Micrograph:
         path: Where it came from.
         pixels: Intensities, float32.
         pixel_size_angstrom: Å/px.
+        pixel_size_assumed: The header has none, and 1 Å/px was taken.
     """
 
     path: Path
     pixels: Float[Tensor, "h w"]
     pixel_size_angstrom: float
+    pixel_size_assumed: bool = False
 
 
 @dataclass(frozen=True)

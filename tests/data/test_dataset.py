@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from clearice.data import Affine, DatasetWriter, Split, open_dataset
-from clearice.errors import DatasetError
+from clearice.errors import DatasetError, OutputError
 from clearice.types import HalfSet
 from helpers import PIXEL_SIZE, noisy_groups, prepare_config, smooth_image, write_dataset
 from tolerances import ABSOLUTE, RELATIVE
@@ -96,10 +96,17 @@ def test_a_folder_without_manifest_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_preparation_that_did_not_finish_is_refused(tmp_path: Path) -> None:
-    write_dataset(tmp_path, micrographs=1, size=16)
     DatasetWriter(tmp_path)
     with pytest.raises(DatasetError, match="no data set"):
         open_dataset(tmp_path)
+
+
+def test_a_data_set_is_never_overwritten(tmp_path: Path) -> None:
+    write_dataset(tmp_path, micrographs=1, size=16)
+    before = (tmp_path / "dataset.json").read_bytes()
+    with pytest.raises(OutputError, match="already holds a data set"):
+        DatasetWriter(tmp_path)
+    assert (tmp_path / "dataset.json").read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from clearice import io
 from clearice.data import Affine, Split
 from clearice.denoise import Denoiser, denoise_dataset, denoise_files
 from clearice.errors import BatchError, DatasetError, OutputError
+from clearice.io import PixelSizeFallback
 from helpers import CPU, PIXEL_SIZE, write_dataset, write_image, write_model, write_movie
 
 
@@ -41,7 +42,7 @@ def test_results_are_denoised_and_keep_their_header(
         handle.header.exttyp = b"SERI"
         handle.add_label("recorded on a Tuesday")
     seen: list[tuple[int, int]] = []
-    (result,) = denoise_files([path], denoiser, tmp_path / "out", lambda *n: seen.append(n))
+    (result,) = denoise_files([path], denoiser, tmp_path / "out", None, lambda *n: seen.append(n))
     assert result == tmp_path / "out" / "mic.mrc"
     assert seen == [(1, 1)]
     assert mrcfile.validate(result)
@@ -198,3 +199,18 @@ def test_one_damaged_stack_fails_alone(tmp_path: Path, denoiser: Denoiser) -> No
     assert str(path) in caught.value.failures[0]
     written = sorted(p.stem for p in (tmp_path / "out" / "denoised").iterdir())
     assert written == sorted(entry.name for entry in others)
+
+
+def test_a_missing_pixel_size_stays_missing_unless_it_is_given(
+    tmp_path: Path, denoiser: Denoiser, generator: torch.Generator
+) -> None:
+    (path,) = _images(tmp_path / "in", generator, "mic")
+    with mrcfile.open(path, mode="r+") as handle:
+        handle.voxel_size = 0.0
+    with pytest.warns(PixelSizeFallback):
+        (result,) = denoise_files([path], denoiser, tmp_path / "out")
+    with mrcfile.open(result) as handle:
+        assert float(handle.voxel_size.x) == 0
+    (result,) = denoise_files([path], denoiser, tmp_path / "given", 1.5)
+    with mrcfile.open(result) as handle:
+        assert float(handle.voxel_size.x) == 1.5

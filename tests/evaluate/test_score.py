@@ -266,12 +266,11 @@ def test_wiener_filters_are_no_worse_than_raw_or_gaussian(
     rho = halves["reference"]["correlation_with_truth"]
     assert halves["wiener"] == "learnt from the reference"
     assert rho["wiener"] > rho["raw"] + 0.1
-    # The Wiener filter is learnt in bands two rings wide, the Gaussian is smooth.
-    assert rho["wiener"] >= rho["gaussian_best"] - 0.01
+    assert rho["wiener"] >= rho["gaussian_best"]
     oracle = score([_case(tmp_path / "oracle", images, images.even, reference=False)])
     assert "oracle" in oracle["wiener"]
     snr = oracle["truth"]["snr_db"]
-    assert snr["wiener"] >= snr["gaussian_best"] - 0.1
+    assert snr["wiener"] >= snr["gaussian_best"]
     assert snr["gaussian_best"] > snr["raw"] + 1
 
 

@@ -23,7 +23,8 @@ class Affine:
     @classmethod
     def of(cls, full_dose: Float[Tensor, "h w"]) -> Affine:
         """Take mean and standard deviation of a full-dose image, summed in float64."""
-        wide = full_dose.double()
+        # MPS has no float64.
+        wide = (full_dose.cpu() if full_dose.device.type == "mps" else full_dose).double()
         return cls(float(wide.mean()), float(wide.std(correction=0)))
 
     def apply(self, image: Float[Tensor, "*batch h w"]) -> Float[Tensor, "*batch h w"]:

@@ -14,6 +14,7 @@ from clearice import __version__, io
 from clearice.config import PrepareConfig
 from clearice.data.manifest import MANIFEST_NAME, Manifest, MicrographEntry, Split
 from clearice.data.normalise import Affine
+from clearice.errors import OutputError
 from clearice.seeds import derive_seed
 from clearice.types import HalfSet
 
@@ -53,16 +54,19 @@ class DatasetWriter:
     """Writes stacks one by one; the data set exists once `finish` has written its manifest.
 
     Args:
-        out: Folder, created if missing; a manifest that is there is removed first.
+        out: Folder, created if missing.
 
     Raises:
-        OutputError: The folder cannot be written.
+        OutputError: The folder holds a data set already, or cannot be written.
     """
 
     def __init__(self, out: Path) -> None:
         self._out = io.ensure_folder(out)
         io.remove_partials(io.ensure_folder(out / "stacks"))
-        (out / MANIFEST_NAME).unlink(missing_ok=True)
+        if (out / MANIFEST_NAME).exists():
+            raise OutputError(
+                f"{out}: already holds a data set; choose another --out, or delete it"
+            )
         self._entries: list[MicrographEntry] = []
 
     def add(

@@ -13,6 +13,7 @@ from clearice import io
 from clearice.data import Affine, Dataset, MicrographEntry, Split, open_dataset
 from clearice.denoise.network import Denoiser, describe_mismatch
 from clearice.errors import BatchError, DatasetError, InputFileError, OutputError
+from clearice.types import Micrograph
 
 Progress = Callable[[int, int], None]
 Say = Callable[[str], None]
@@ -26,6 +27,7 @@ def denoise_files(
     micrographs: Sequence[Path],
     denoiser: Denoiser,
     out: Path,
+    pixel_size_angstrom: float | None = None,
     progress: Progress = _ignore,
     say: Say = _ignore,
 ) -> list[Path]:
@@ -35,6 +37,7 @@ def denoise_files(
         micrographs: MRC files with one image each.
         denoiser: The model.
         out: Folder for the results.
+        pixel_size_angstrom: Å/px; overrides the headers.
         progress: Called with (files done, files in all).
         say: Called with one line for each thing that the user should know.
 
@@ -51,7 +54,8 @@ def denoise_files(
     failures: list[str] = []
     for done, path in enumerate(micrographs):
         try:
-            written.append(_denoise_file(path, denoiser, out / path.name, say))
+            micrograph = io.read_micrograph(path, pixel_size_angstrom)
+            written.append(_denoise_file(micrograph, denoiser, out / path.name, say))
         except InputFileError as error:
             failures.append(str(error))
         progress(done + 1, len(micrographs))
@@ -72,16 +76,15 @@ def _refuse_collisions(micrographs: Sequence[Path], out: Path) -> None:
             raise OutputError(f"{path}: would be overwritten; choose another --out")
 
 
-def _denoise_file(path: Path, denoiser: Denoiser, target: Path, say: Say) -> Path:
-    micrograph = io.read_micrograph(path)
+def _denoise_file(micrograph: Micrograph, denoiser: Denoiser, target: Path, say: Say) -> Path:
     warning = describe_mismatch(denoiser.info, micrograph.pixel_size_angstrom)
     if warning:
-        say(f"warning: {path}: {warning}")
+        say(f"warning: {micrograph.path}: {warning}")
     io.write_mrc(
         target,
         denoiser(micrograph.pixels),
-        micrograph.pixel_size_angstrom,
-        like=path,
+        None if micrograph.pixel_size_assumed else micrograph.pixel_size_angstrom,
+        like=micrograph.path,
         label=f"clearice: denoised ({denoiser.info.network})",
     )
     return target

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from clearice.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -56,7 +58,12 @@ def plan_tiles(height: int, width: int, tile: int, halo: int, stride: int) -> li
         tile: Edge of a core, px, rounded up to a multiple of `stride`; 0 is the whole image.
         halo: How far the network looks beyond an aligned block, px.
         stride: Total stride of the network, px.
+
+    Raises:
+        ConfigError: `tile` is negative.
     """
+    if tile < 0:
+        raise ConfigError(f"--tile {tile}: must be 0 (the whole image) or more px")
 
     def up(value: int) -> int:
         return -(-value // stride) * stride

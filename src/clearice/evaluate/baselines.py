@@ -8,15 +8,14 @@ from functools import reduce
 from operator import add
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from clearice.fourier import RingSums
-from clearice.metrics import frc, pool, wiener_gain
+from clearice.metrics import frc, wiener_gain
 
 # Standard deviations of the Gaussians that are tried, px.
 GAUSSIAN_SIGMAS = tuple(0.5 + 0.25 * i for i in range(59))
-_WIENER_BANDS = 48
 
 
 def gaussian_response(frequency: Float[Tensor, "rings"], sigma_px: float) -> Float[Tensor, "rings"]:
@@ -34,14 +33,31 @@ def best_gaussian(
 def wiener_response(sums: Sequence[RingSums], *, oracle: bool) -> Float[Tensor, "rings"]:
     """Return the radial Wiener filter, signal / (signal + noise), pooled over all cases.
 
-    It is learnt from the very micrographs that it is judged on, in bands wide enough that this
-    hardly flatters it.
+    It is learnt from the very micrographs that it is judged on, so it is a little flattered.
 
     Args:
         sums: Of (raw, independent reference), or of (raw, truth) for the oracle.
-        oracle: The second image is the truth: the bound of all radial filters, which no user has.
+        oracle: The second image is the truth, which no user has.
     """
-    total = pool(reduce(add, sums), _WIENER_BANDS)
+    total, band = pool_evenly(reduce(add, sums))
     gain = frc(total).clamp(min=0).square() if oracle else wiener_gain(total)
-    n_rings = len(sums[0].cross)
-    return gain.repeat_interleave(-(-n_rings // len(gain)))[:n_rings]
+    return gain[band]
+
+
+def pool_evenly(sums: RingSums) -> tuple[RingSums, Int[Tensor, "rings"]]:
+    """Pool rings into bands of a sixteenth of their frequency, and return the band of each ring.
+
+    Fine where the signal is strong and changes fast, wide where it takes many pixels to see it.
+    """
+    edges, ring = [0], 0
+    while ring < len(sums.cross):
+        ring += max(1, ring // 16)
+        edges.append(ring)
+    rings = torch.arange(len(sums.cross))
+    band = torch.bucketize(rings, torch.tensor(edges[1:]), right=True)
+
+    def pooled(values: Tensor) -> Tensor:
+        return torch.bincount(band, weights=values, minlength=len(edges) - 1)
+
+    parts = (sums.cross, sums.power_x, sums.power_y, sums.count)
+    return RingSums(*(pooled(values) for values in parts)), band

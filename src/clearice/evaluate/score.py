@@ -242,8 +242,7 @@ def _half_scores(total: CaseSums, filters: _Filters) -> dict[str, Any]:
 
 def _have_equal_dose(total: CaseSums) -> bool:
     assert total.raw_reference is not None
-    pair = metrics.colours(total.raw_reference, total.n_rings, total.pixel_size_angstrom)
-    return metrics.equal_dose(*pair)
+    return metrics.colours(total.raw_reference, total.n_rings, total.pixel_size_angstrom).equal_dose
 
 
 def _rho(correlation: float, half_correlation: float) -> float | None:

@@ -145,8 +145,9 @@ def read_micrograph(path: Path, pixel_size_angstrom: float | None = None) -> Mic
             )
         pixels = _to_tensor(path, data)
         size = _pixel_size(path, handle, pixel_size_angstrom)
+        assumed = pixel_size_angstrom is None and not float(handle.voxel_size.x) > 0
     _refuse_constant(path, pixels)
-    return Micrograph(path, pixels, size)
+    return Micrograph(path, pixels, size, assumed)
 
 
 class _MrcFrames:
@@ -209,7 +210,7 @@ def read_stack(path: Path, *, mapped: bool) -> Float[Tensor, "k h w"]:
 def write_mrc(
     path: Path,
     pixels: Tensor,
-    pixel_size_angstrom: float,
+    pixel_size_angstrom: float | None,
     *,
     dtype: str = "float32",
     like: Path | None = None,
@@ -220,7 +221,7 @@ def write_mrc(
     Args:
         path: The file to write.
         pixels: (rows, columns), or (sections, rows, columns) for a stack of images.
-        pixel_size_angstrom: Å/px.
+        pixel_size_angstrom: Å/px; None leaves the header without one.
         dtype: `int8`, `int16`, `uint16`, `float16` or `float32`.
         like: File whose origin, start, labels and extended header are kept.
         label: Line added to the labels of the header.
@@ -243,7 +244,7 @@ def write_mrc(
             handle.set_image_stack()
         if like is not None:
             _copy_header(like, handle)
-        handle.voxel_size = pixel_size_angstrom
+        handle.voxel_size = pixel_size_angstrom or 0.0
         _set_statistics(handle, data)
         handle.add_label(label[:56])
 

@@ -27,8 +27,8 @@ class Geometry:
 
     @property
     def receptive_field(self) -> int:
-        """Edge of the square of input pixels that can change one output pixel, px."""
-        return 2 * self.halo + 1
+        """Edge of the square of input pixels that can change an output block of one stride, px."""
+        return 2 * self.halo + self.stride
 
 
 def _all_positive(network: nn.Module) -> nn.Module:

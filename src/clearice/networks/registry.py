@@ -4,22 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from clearice.errors import ConfigError, UnknownNameError
 from clearice.networks.plain import CNN3, ResCNN12
 from clearice.networks.unet import UNet
-
-
-class Network(Protocol):
-    """A module from (n, 1, h, w) to the same shape that shifts with its input by `total_stride`."""
-
-    total_stride: int
-
-    def __call__(self, x: Tensor, /) -> Tensor: ...
 
 
 @dataclass(frozen=True)

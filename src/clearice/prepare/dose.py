@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clearice.fourier import ring_sums
-from clearice.metrics import colours, equal_dose, rings_between
+from clearice.metrics import Colours, colours, rings_between
 
 _SCALE_BAND_ANGSTROM = (300.0, 50.0)
 _UNEQUAL_DOSE = 1.25
@@ -22,13 +22,13 @@ class PairStatistics:
     """What one pair says of its doses.
 
     Attributes:
-        colour: Power per pixel in the signal band over that near Nyquist, first and second image.
+        colours: Power in the signal band over that near Nyquist, of both images.
         slopes: Least-squares scale from the second image's signal to the first's, and from the
             first's to the second's, after each was divided by its own standard deviation. Noise in
             the image that is scaled pulls its slope down, so the better image must be scaled.
     """
 
-    colour: tuple[float, float]
+    colours: Colours
     slopes: tuple[float, float]
 
 
@@ -71,21 +71,20 @@ def find_roles(pairs: Sequence[PairStatistics], dose_ratio: float | None) -> Dos
         pairs: Statistics of each pair, at least one.
         dose_ratio: Dose of the second image over that of the first, if the user knows it.
     """
-    first = statistics.median(pair.colour[0] for pair in pairs)
-    second = statistics.median(pair.colour[1] for pair in pairs)
-    seen = f"low- to high-frequency power {first:.1f} and {second:.1f}"
+    seen = Colours(
+        statistics.median(pair.colours.x for pair in pairs),
+        statistics.median(pair.colours.y for pair in pairs),
+        sum(pair.colours.samples for pair in pairs),
+    )
+    text = f"low- to high-frequency power {seen.x:.1f} and {seen.y:.1f}"
     if dose_ratio is None:
-        # Above the white noise (1), the power ratio is the signal-to-noise ratio, which grows
-        # with the dose.
-        estimate = max(second - 1, 0.05) / max(first - 1, 0.05)
-        equal = equal_dose(first, second)
-        reason = f"{seen}: {'equal dose' if equal else f'unequal dose, ratio about {estimate:.0f}'}"
-        if not equal and estimate < 1:
-            reason = f"{seen}: unequal dose, ratio about 1/{1 / estimate:.0f}"
+        estimate, equal = seen.dose_ratio, seen.equal_dose
+        ratio = f"{estimate:.0f}" if estimate > 1 else f"1/{1 / estimate:.0f}"
+        reason = f"{text}: {'equal dose' if equal else f'unequal dose, ratio about {ratio}'}"
     else:
         estimate = dose_ratio
         equal = max(dose_ratio, 1 / dose_ratio) < _UNEQUAL_DOSE
-        reason = f"dose ratio {dose_ratio:g} as given ({seen})"
+        reason = f"dose ratio {dose_ratio:g} as given ({text})"
     if equal:
         return DoseRoles(True, False, 1.0, 1.0, f"{reason}; either half may be input or target")
     swapped = estimate < 1

@@ -21,6 +21,9 @@ class HalfPair:
 
 def _matches(pattern: str) -> dict[str, Path]:
     """Return the files of a pattern, keyed by what its wildcards stand for."""
+    if "[" in pattern:
+        raise PairingError(f"--pairs '{pattern}': '[' is no wildcard here; use *, ? and **/")
+    pattern = re.sub(r"/{2,}", "/", pattern)  # as the file names come back
     literal = re.split(r"(\*\*/|\*|\?)", pattern)
     wild = {"**/": "((?:.*/)?)", "*": "([^/]*)", "?": "([^/])"}
     expression = re.compile("".join(wild.get(part) or re.escape(part) for part in literal))

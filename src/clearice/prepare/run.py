@@ -20,6 +20,8 @@ from clearice.prepare.split import read_pair, split
 from clearice.types import HalfSet
 
 Progress = Callable[[int, int], None]
+# As many pairs tell the doses apart as well as all do.
+_LOOK_AT = 16
 
 
 def _ignore(done: int, total: int) -> None:
@@ -104,9 +106,9 @@ def _refuse_duplicates(movies: Sequence[Path]) -> None:
 
 
 def _roles(pairs: Sequence[HalfPair], config: PrepareConfig) -> DoseRoles:
-    """Look at every pair that can be read; the others are reported when they are prepared."""
+    """Look at some pairs, spread over all; what cannot be read is reported when it is prepared."""
     looked: list[PairStatistics] = []
-    for pair in pairs:
+    for pair in pairs[:: -(-len(pairs) // _LOOK_AT)]:
         try:
             half_set = read_pair(pair, config.pixel_size_angstrom, 1.0)
         except UserError:
@@ -135,6 +137,8 @@ class _Job:
             half_set = read()
             if self._roles.swapped:
                 half_set = _input_first(half_set)
+            elif self._roles.equal and len(half_set.sources) == 2:
+                half_set = on_one_scale(half_set)
             self._check_pixel_size(source, half_set)
             self._add(half_set)
             self._pixel_size = self._pixel_size or half_set.pixel_size_angstrom
@@ -185,6 +189,31 @@ def _input_first(half_set: HalfSet) -> HalfSet:
         weights=half_set.weights[::-1],
         sources=half_set.sources[::-1],
     )
+
+
+def on_one_scale(half_set: HalfSet) -> HalfSet:
+    """Bring two halves of equal dose to the scale of their mean.
+
+    Halves in counts are divided by their means, which makes a sum of 19 frames and one of 20, or a
+    sum and a mean, comparable. Halves without counts (a mean near 0) must have one scale already.
+
+    Raises:
+        InputFileError: They have not.
+    """
+    means = half_set.groups.double().mean((1, 2))
+    stds = half_set.groups.double().std((1, 2))
+    if bool((means > 2 * stds).all()):
+        factors = (means.mean() / means).float()
+        return replace(half_set, groups=half_set.groups * factors[:, None, None])
+    apart = abs(float(means[0] - means[1])) > 0.25 * float(stds.min())
+    if apart or float(stds.max() / stds.min()) > 1.2:
+        raise InputFileError(
+            half_set.sources[1],
+            f"differs in scale from {half_set.sources[0]} (mean and standard deviation "
+            f"{means[1]:.3g}, {stds[1]:.3g} and {means[0]:.3g}, {stds[0]:.3g})",
+            "export both halves in the same way, or give --dose-ratio if their doses differ",
+        )
+    return half_set
 
 
 def normalise(half_set: HalfSet, roles: DoseRoles) -> tuple[Float[Tensor, "k h w"], Affine]:

@@ -188,10 +188,7 @@ def fit(
             )
             hooks.save(best)
             if stop.is_set() and state.step < total:
-                raise TrainingInterruptedError(
-                    f"stopped at step {state.step} of {total}; its state is saved, go on with "
-                    "--resume"
-                )
+                raise TrainingInterruptedError(f"stopped at step {state.step} of {total}")
             meter, mark, first, saved = _Meter(), time.monotonic(), state.step, time.monotonic()
 
 

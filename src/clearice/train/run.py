@@ -21,7 +21,7 @@ from clearice.data import (
     Split,
     open_dataset,
 )
-from clearice.errors import ConfigError, DatasetError, OutputError
+from clearice.errors import ConfigError, DatasetError, OutputError, TrainingInterruptedError
 from clearice.losses import Objective
 from clearice.networks import build_network, place
 from clearice.seeds import derive_seed
@@ -88,6 +88,9 @@ def run(
         for warning in objective.warnings_for_noisy_targets():
             say(f"warning: {warning}")
     state = _initial_state(config, device)
+    if resume and (out / CONFIG_NAME).exists() and not (out / checkpoint.LAST_NAME).exists():
+        say("the run was stopped before its first save: starting anew")
+        resume = False
     if resume:
         _resume(state, out, config, data)
         say(f"resuming at step {state.step}")
@@ -95,12 +98,19 @@ def run(
         _start(out, config)
     train = data.entries(Split.TRAIN)
     loader = _training_loader(data, train, config, device)
-    total = config.steps or config.epochs * steps_per_epoch(train, config)
+    epochs_in_steps = config.epochs * steps_per_epoch(train, config)
+    total = epochs_in_steps if config.steps is None else config.steps
     validator = _validator(data, objective, config, device, loader.cache)
     if validator is None:
         say("warning: no validation micrographs; the last weights count as the best")
     recorder = _Recorder(state, out, data, config, report, tick)
-    fit(state, loader, validator, objective, config, total, recorder.hooks)
+    try:
+        fit(state, loader, validator, objective, config, total, recorder.hooks)
+    except TrainingInterruptedError as stopped:
+        raise TrainingInterruptedError(
+            f"{stopped}; its state is saved, go on with 'clearice train {dataset} --out {out} "
+            "--resume'"
+        ) from None
     return TrainResult(out / checkpoint.BEST_NAME, state.step, state.seconds, recorder.last)
 
 
@@ -203,13 +213,14 @@ def _validator(
         return None
     _check_patches(held_out, config)
     grid = GridSampler([e.shape for e in held_out], config.patch_size, config.batch_size)
-    loader = PatchLoader(data, held_out, grid, config.patch_size, device, cache)
+    clean = config.target == "clean"
+    loader = PatchLoader(data, held_out, grid, config.patch_size, device, cache, clean=clean)
     return Validator(
         loader,
         len(grid),
         objective,
         data.manifest.pixel_size_angstrom,
-        comparable=_equal_halves(data, held_out),
+        comparable=not clean and _equal_halves(data, held_out),
     )
 
 
@@ -249,7 +260,8 @@ class _Recorder:
             network=self._config.network,
             pixel_size_angstrom=self._data.manifest.pixel_size_angstrom,
             dose_e_per_A2=self._data.manifest.dose_e_per_A2,
-            output_gain=self._data.manifest.target_gain,
+            # Truth is on the scale of the input; a target of another dose need not be.
+            output_gain=1.0 if self._config.target == "clean" else self._data.manifest.target_gain,
             target=self._config.target,
             step=self._state.step,
             config=self._config.model_dump(mode="json"),

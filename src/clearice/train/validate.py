@@ -90,9 +90,9 @@ class Validator:
 
     def _moments(self, output: Tensor, noisy: Tensor, target: Tensor) -> Tensor:
         """Return Σ DT, Σ DD, Σ TT, Σ IT, Σ II after the high-pass."""
-        d, i, t = (highpass(image, self._cutoff).double() for image in (output, noisy, target))
+        d, i, t = (highpass(image, self._cutoff) for image in (output, noisy, target))
         products = (d * t, d * d, t * t, i * t, i * i)
-        return torch.stack([product.sum() for product in products]).cpu()
+        return torch.stack([product.sum() for product in products]).cpu().double()
 
 
 def _correlation(moments: Tensor) -> float | None:
