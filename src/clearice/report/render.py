@@ -264,6 +264,10 @@ def _run_sections(run: Path) -> list[Section]:
     return [section]
 
 
+# Without this the gap between the two curves looks like a fault.
+_LOSS_LEVEL = "Its level is the noise of the targets, which may hold fewer frames in training."
+
+
 def _loss_figures(records: list[dict[str, Any]]) -> list[tuple[str, str]]:
     """Draw each loss part, in training and on held-out micrographs."""
     steps = [record["step"] for record in records]
@@ -275,7 +279,7 @@ def _loss_figures(records: list[dict[str, Any]]) -> list[tuple[str, str]]:
             at = [r["step"] for r in held_out]
             values = [r["validation"]["parts"][part] for r in held_out]
             lines.append(Line("validation", "denoised", at, values))
-        figures.append((f"Loss: {part}", line_figure(lines, "step", part)))
+        figures.append((f"Loss: {part}. {_LOSS_LEVEL}", line_figure(lines, "step", part)))
     if any(r["validation"]["snr_db"] is not None for r in held_out):
         at = [r["step"] for r in held_out]
         snr = [r["validation"]["snr_db"] for r in held_out]
