@@ -586,3 +586,23 @@ def test_the_doctor_finds_a_damaged_data_set(capsys: Capture, dataset: Path) -> 
 
 def test_demo_steps_are_checked(capsys: Capture, tmp_path: Path) -> None:
     assert "steps" in _refused(capsys, "demo", "--steps", "0", "--out", tmp_path / "demo")
+
+
+def test_evaluation_without_raw_images_has_no_baselines(
+    capsys: Capture, tmp_path: Path, generator: torch.Generator
+) -> None:
+    signal = smooth_image(generator, 64)
+    roles = []
+    for role in ("denoised", "reference", "truth"):
+        noise = 0.0 if role == "truth" else 1.0
+        image = signal + noise * torch.randn(64, 64, generator=generator)
+        roles += [f"--{role}", str(write_image(tmp_path / f"{role}.mrc", image))]
+    out = tmp_path / "scores.json"
+    assert cli.run(["evaluate", *roles, "--out", str(out)]) == 0
+    assert "no baselines" in capsys.readouterr().err
+    scores = json.loads(out.read_text())
+    assert scores["gaussian_sigma_px"] is None
+    assert set(scores["truth"]["snr_db"]) == {"denoised"}
+    assert "correlation_with_truth" not in scores["reference"]
+    assert cli.run(["report", str(out), "--out", str(tmp_path / "r.html")]) == 0
+    assert 'data-side="left"' in (tmp_path / "r.html").read_text(encoding="utf-8")

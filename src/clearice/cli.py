@@ -357,9 +357,9 @@ def denoise(
 def evaluate(
     *,
     denoised: Path,
-    raw: Path,
     out: Out,
     reference: Path | None = None,
+    raw: Path | None = None,
     truth: Path | None = None,
     denoised_other: Path | None = None,
 ) -> None:
@@ -369,16 +369,18 @@ def evaluate(
 
     Args:
         denoised: Denoised file, or folder of files.
-        raw: What was denoised, of the same names.
         reference: Independent images of the same signal (the other halves), of the same names.
+        raw: What was denoised, of the same names; without it nothing is said of what was gained.
         truth: Noise-free images, of the same names.
         denoised_other: The denoised references, for residual noise and bias.
         out: JSON file.
     """
     from clearice import evaluate as room
     from clearice import io
-    from clearice.console import progress_bar
+    from clearice.console import progress_bar, say
 
+    if raw is None:
+        say("warning: without --raw there are no baselines to compare with")
     io.ensure_folder(out.parent)
     cases = room.match_cases(denoised, raw, reference, truth, denoised_other)
     with progress_bar("evaluate") as update:
@@ -565,17 +567,15 @@ def _print_table(caption: str, values: dict[str, float | None]) -> None:
 
 
 def _print_reference_scores(reference: dict[str, Any]) -> None:
-    """Print the correlation with the truth, or with the reference where the doses differ."""
-    rho = reference["correlation_with_truth"]
+    """Print the correlation with the truth, or else that with the reference."""
+    rho = reference.get("correlation_with_truth")
     if rho is not None:
         _print_table("correlation with the unknown truth, from the halves", rho)
         return
     band, values = next(iter(reference["band_correlation"].items()))
-    _print_table(
-        f"correlation with the reference, {band} Å (raw and reference differ in dose, so nothing "
-        "is said of the truth)",
-        values,
-    )
+    unequal = reference.get("equal_dose") is False
+    why = " (doses differ: nothing is said of the truth)" if unequal else ""
+    _print_table(f"correlation with the reference, {band} Å{why}", values)
 
 
 def _show_warning(

@@ -30,12 +30,10 @@ class CaseSums:
         raw_truth: (Re, S).
         denoised_truth: (De, S).
         denoised_other: (De, Do).
-        raw_denoised: (Re, De).
     """
 
     n_rings: int
     pixel_size_angstrom: float
-    raw_denoised: RingSums
     raw_reference: RingSums | None
     denoised_reference: RingSums | None
     raw_truth: RingSums | None
@@ -51,18 +49,15 @@ class CaseSums:
 def case_sums(images: Images, n_rings: int) -> CaseSums:
     """Transform the images of a case and sum over rings."""
 
-    def sums(x: Tensor, y: Tensor | None) -> RingSums | None:
-        if y is None:
+    def sums(x: Tensor | None, y: Tensor | None) -> RingSums | None:
+        if x is None or y is None:
             return None
         x, y = x.double() - x.double().mean(), y.double() - y.double().mean()
         return _without_mean(ring_sums(x, y, n_rings, corners=True))
 
-    raw_denoised = sums(images.raw, images.denoised)
-    assert raw_denoised is not None
     return CaseSums(
         n_rings,
         images.pixel_size_angstrom,
-        raw_denoised,
         sums(images.raw, images.reference),
         sums(images.denoised, images.reference),
         sums(images.raw, images.truth),
@@ -87,7 +82,6 @@ def pooled(all_sums: list[CaseSums]) -> CaseSums:
         total = CaseSums(
             total.n_rings,
             total.pixel_size_angstrom,
-            total.raw_denoised + other.raw_denoised,
             _add(total.raw_reference, other.raw_reference),
             _add(total.denoised_reference, other.denoised_reference),
             _add(total.raw_truth, other.raw_truth),

@@ -20,14 +20,14 @@ class Case:
 
     Attributes:
         denoised: The result, De.
-        raw: What was denoised, Re.
+        raw: What was denoised, Re; without it there is nothing to compare the result with.
         reference: An independent image of the same signal, Ro, if there is one.
         truth: The noise-free image, S, if it is known.
         denoised_other: The denoised reference, Do, if there is one.
     """
 
     denoised: Path
-    raw: Path
+    raw: Path | None = None
     reference: Path | None = None
     truth: Path | None = None
     denoised_other: Path | None = None
@@ -38,7 +38,7 @@ class Images:
     """The images of one case, all of one shape."""
 
     denoised: Image
-    raw: Image
+    raw: Image | None
     reference: Image | None
     truth: Image | None
     denoised_other: Image | None
@@ -57,7 +57,7 @@ def _files(path: Path) -> dict[str, Path]:
 
 def match_cases(
     denoised: Path,
-    raw: Path,
+    raw: Path | None = None,
     reference: Path | None = None,
     truth: Path | None = None,
     denoised_other: Path | None = None,
@@ -70,7 +70,7 @@ def match_cases(
     """
     results = _files(denoised)
     partners = {
-        "raw": _files(raw),
+        "raw": None if raw is None else _files(raw),
         "reference": None if reference is None else _files(reference),
         "truth": None if truth is None else _files(truth),
         "denoised_other": None if denoised_other is None else _files(denoised_other),
@@ -113,11 +113,9 @@ def load(case: Case) -> Images:
             )
         return micrograph.pixels
 
-    raw = read(case.raw)
-    assert raw is not None
     return Images(
         first.pixels,
-        raw,
+        read(case.raw),
         read(case.reference),
         read(case.truth),
         read(case.denoised_other),

@@ -78,7 +78,7 @@ def score(
         "highpass_angstrom": HIGHPASS_ANGSTROM,
         "gaussian_sigma_px": filters.sigma_px,
         "wiener": "learnt from the reference" if has_reference else "oracle, learnt from the truth",
-        "curves": _curves(pooled(sums), filters),
+        "curves": _curves(pooled(sums)),
         "files": [_files(case) for case in readable],
     }
     if has_reference:
@@ -118,16 +118,17 @@ def _sum_all(
 
 @dataclass(frozen=True)
 class _Filters:
-    """Radial filters beside which a network is judged, on rings up to the corner."""
+    """Radial filters of the raw image beside which a network is judged, up to the corner.
 
-    raw: Rings
-    gaussian: Rings
-    wiener: Rings | None
-    sigma_px: float
+    Attributes:
+        flat: The filter that does nothing.
+        named: By method; empty without raw images.
+        sigma_px: Of the best Gaussian.
+    """
 
-    def items(self) -> list[tuple[str, Rings]]:
-        named = [("raw", self.raw), ("gaussian_best", self.gaussian)]
-        return named if self.wiener is None else [*named, ("wiener", self.wiener)]
+    flat: Rings
+    named: dict[str, Rings]
+    sigma_px: float | None
 
 
 def _highpass(sums: CaseSums) -> Rings:
@@ -137,34 +138,26 @@ def _highpass(sums: CaseSums) -> Rings:
 def _filters(sums: list[CaseSums]) -> _Filters:
     """Choose the Gaussian by truth if it is known, else by the reference between 300 and 15 Å."""
     frequency = sums[0].frequency
+    flat = torch.ones_like(frequency)
+    with_truth = [(s.raw_truth, _highpass(s)) for s in sums if s.raw_truth]
+    with_reference = [(s.raw_reference, _widest_band(s)) for s in sums if s.raw_reference]
+    judged = with_truth or with_reference
+    if not judged:
+        return _Filters(flat, {}, None)
 
     def quality(response: Rings) -> float:
-        if sums[0].raw_truth is not None:
-            return _mean(
-                filtered_correlation(s.raw_truth, response, _highpass(s))
-                for s in sums
-                if s.raw_truth is not None
-            )
-        low, high = BANDS_ANGSTROM[0]
-        return _mean(
-            filtered_correlation(
-                s.raw_reference,
-                response,
-                band_window(frequency, s.pixel_size_angstrom, low, high),
-            )
-            for s in sums
-            if s.raw_reference is not None
-        )
+        return _mean(filtered_correlation(pair, response, window) for pair, window in judged)
 
     sigma = best_gaussian(frequency, quality)
-    oracle = sums[0].raw_reference is None
-    pairs = [s.raw_truth if oracle else s.raw_reference for s in sums]
-    return _Filters(
-        torch.ones_like(frequency),
-        gaussian_response(frequency, sigma),
-        wiener_response([pair for pair in pairs if pair is not None], oracle=oracle),
-        sigma,
+    wiener = wiener_response(
+        [pair for pair, _ in with_reference or with_truth], oracle=not with_reference
     )
+    named = {"raw": flat, "gaussian_best": gaussian_response(frequency, sigma), "wiener": wiener}
+    return _Filters(flat, named, sigma)
+
+
+def _widest_band(sums: CaseSums) -> Rings:
+    return band_window(sums.frequency, sums.pixel_size_angstrom, *BANDS_ANGSTROM[0])
 
 
 def _mean(values: Any) -> float:
@@ -173,23 +166,22 @@ def _mean(values: Any) -> float:
 
 def _reference_scores(sums: list[CaseSums], filters: _Filters) -> dict[str, Any]:
     """Score against an independent image of the same signal."""
-    flat = filters.raw
     by_band: dict[str, dict[str, float]] = {}
     for band, window in _bands(sums[0]).items():
         row = {
             name: _mean(_correlation(s.raw_reference, response, window) for s in sums)
-            for name, response in filters.items()
+            for name, response in filters.named.items()
         }
-        row["denoised"] = _mean(_correlation(s.denoised_reference, flat, window) for s in sums)
+        row["denoised"] = _mean(
+            _correlation(s.denoised_reference, filters.flat, window) for s in sums
+        )
         by_band[band] = row
     total = pooled(sums)
-    return {
-        "band_correlation": by_band,
-        "band_signal_transfer": _band_transfer(
-            total.denoised_reference, total.raw_reference, total
-        ),
-        **_half_scores(total, filters),
-    }
+    scores: dict[str, Any] = {"band_correlation": by_band}
+    if total.raw_reference is None:
+        return scores
+    transfer = _band_transfer(total.denoised_reference, total.raw_reference, total)
+    return scores | {"band_signal_transfer": transfer} | _half_scores(total, filters)
 
 
 def _bands(sums: CaseSums) -> dict[str, Rings]:
@@ -223,17 +215,17 @@ def _correlation(sums: RingSums | None, response: Rings, window: Rings) -> float
 def _half_scores(total: CaseSums, filters: _Filters) -> dict[str, Any]:
     """Return what the halves say of the unknown truth, which needs halves of equal dose."""
     window = _highpass(total)
-    raw = _correlation(total.raw_reference, filters.raw, window)
+    raw = _correlation(total.raw_reference, filters.flat, window)
     equal = _have_equal_dose(total)
     scores: dict[str, Any] = {"half_correlation": raw, "equal_dose": equal}
     if not equal:
         return scores | {"correlation_with_truth": None}
     scores["correlation_with_truth"] = {}
-    for name, response in filters.items():
+    for name, response in filters.named.items():
         scores["correlation_with_truth"][name] = _rho(
             _correlation(total.raw_reference, response, window), raw
         )
-    denoised = _correlation(total.denoised_reference, filters.raw, window)
+    denoised = _correlation(total.denoised_reference, filters.flat, window)
     scores["correlation_with_truth"]["denoised"] = _rho(denoised, raw)
     if total.denoised_other is not None:
         scores |= _noise_and_bias(total, window)
@@ -278,10 +270,10 @@ def _truth_scores(
     snr: dict[str, list[float]] = {}
     for s in sums:
         window = _highpass(s)
-        for name, response in filters.items():
+        for name, response in filters.named.items():
             r = _correlation(s.raw_truth, response, window)
             snr.setdefault(name, []).append(metrics.snr_db(r))
-        r = _correlation(s.denoised_truth, filters.raw, window)
+        r = _correlation(s.denoised_truth, filters.flat, window)
         snr.setdefault("denoised", []).append(metrics.snr_db(r))
     psnr: dict[str, list[float]] = {}
     ssim: dict[str, list[float]] = {}
@@ -296,15 +288,17 @@ def _truth_scores(
             ssim.setdefault(name, []).append(metrics.ssim(shown, clean))
         progress(done + 1)
     total = pooled(sums)
-    return {
-        "band_correlation": {
-            band: {
-                "raw": _correlation(total.raw_truth, filters.raw, window),
-                "denoised": _correlation(total.denoised_truth, filters.raw, window),
-            }
-            for band, window in _bands(total).items()
-        },
-        "band_signal_transfer": _band_transfer(total.denoised_truth, total.raw_truth, total),
+    by_band = {
+        band: {"denoised": _correlation(total.denoised_truth, filters.flat, window)}
+        for band, window in _bands(total).items()
+    }
+    scores: dict[str, Any] = {"band_correlation": by_band}
+    if total.raw_truth is not None:
+        for band, window in _bands(total).items():
+            by_band[band]["raw"] = _correlation(total.raw_truth, filters.flat, window)
+        transfer = _band_transfer(total.denoised_truth, total.raw_truth, total)
+        scores["band_signal_transfer"] = transfer
+    return scores | {
         "snr_db": {name: _mean(values) for name, values in snr.items()},
         "snr_db_per_micrograph": snr,
         "psnr_db": {name: _mean(values) for name, values in psnr.items()},
@@ -314,15 +308,16 @@ def _truth_scores(
 
 def _versions(images: Images, filters: _Filters, n_rings: int) -> dict[str, Float[Tensor, "h w"]]:
     """Return the raw image, its filtered versions and the denoised one."""
+    if images.raw is None:
+        return {"denoised": images.denoised}
     versions = {
-        name: apply_ring_gain(images.raw, response, n_rings)
-        for name, response in filters.items()
-        if name != "raw"
+        name: images.raw if name == "raw" else apply_ring_gain(images.raw, response, n_rings)
+        for name, response in filters.named.items()
     }
-    return {"raw": images.raw, **versions, "denoised": images.denoised}
+    return {**versions, "denoised": images.denoised}
 
 
-def _curves(total: CaseSums, filters: _Filters) -> dict[str, Any]:
+def _curves(total: CaseSums) -> dict[str, Any]:
     """Return pooled curves over frequency, at most ~100 points up to Nyquist."""
     n = total.n_rings
 
@@ -332,21 +327,24 @@ def _curves(total: CaseSums, filters: _Filters) -> dict[str, Any]:
         inside = RingSums(sums.cross[:n], sums.power_x[:n], sums.power_y[:n], sums.count[:n])
         return metrics.pool(inside, _CURVE_POINTS)
 
-    raw_denoised = thin(total.raw_denoised)
-    assert raw_denoised is not None
-    points = len(raw_denoised.cross)
+    any_denoised = thin(total.denoised_reference or total.denoised_truth)
+    assert any_denoised is not None
+    points = len(any_denoised.cross)
     width = -(-n // _CURVE_POINTS)
     frequency = (torch.arange(points, dtype=torch.float64) + 0.5) * width / (2 * n)
     curves: dict[str, Any] = {
         "frequency_per_angstrom": (frequency / total.pixel_size_angstrom).tolist(),
-        "power_raw": (raw_denoised.power_x / raw_denoised.count).tolist(),
-        "power_denoised": (raw_denoised.power_y / raw_denoised.count).tolist(),
+        "power_denoised": (any_denoised.power_x / any_denoised.count).tolist(),
     }
+    any_raw = thin(total.raw_reference or total.raw_truth)
+    if any_raw is not None:
+        curves["power_raw"] = (any_raw.power_x / any_raw.count).tolist()
     raw, denoised = thin(total.raw_reference), thin(total.denoised_reference)
+    if denoised is not None:
+        curves["frc_denoised"] = _list(metrics.frc(denoised))
     if raw is not None and denoised is not None:
         curves |= {
             "frc_raw": _list(metrics.frc(raw)),
-            "frc_denoised": _list(metrics.frc(denoised)),
             "gain": _list(metrics.correlation_gain(denoised, raw)),
             "signal_transfer": _list(metrics.signal_transfer(denoised, raw)),
         }
@@ -358,11 +356,14 @@ def _curves(total: CaseSums, filters: _Filters) -> dict[str, Any]:
         assert other is not None
         curves["frc_denoised_halves"] = _list(metrics.frc(other))
     raw, denoised = thin(total.raw_truth), thin(total.denoised_truth)
+    if denoised is not None:
+        curves |= {
+            "power_truth": (denoised.power_y / denoised.count).tolist(),
+            "correlation_with_truth_denoised": _list(metrics.frc(denoised)),
+        }
     if raw is not None and denoised is not None:
         curves |= {
-            "power_truth": (raw.power_y / raw.count).tolist(),
             "correlation_with_truth_raw": _list(metrics.frc(raw)),
-            "correlation_with_truth_denoised": _list(metrics.frc(denoised)),
             "signal_transfer_truth": _list(metrics.signal_transfer(denoised, raw)),
         }
     return curves

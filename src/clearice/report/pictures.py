@@ -19,7 +19,7 @@ CROP_PX = 512
 _LEVELING_ANGSTROM = 1000.0
 
 
-def crops(files: dict[str, str | None], sigma_px: float) -> tuple[dict[str, str], float]:
+def crops(files: dict[str, str | None], sigma_px: float | None) -> tuple[dict[str, str], float]:
     """Return data URIs of the same central crop of each version, and the crop's edge in Å.
 
     Ice gradients slower than 1000 Å are levelled, and each picture gets the contrast of its own 0.5
@@ -39,7 +39,7 @@ def crops(files: dict[str, str | None], sigma_px: float) -> tuple[dict[str, str]
         pixels = highpass(micrograph.pixels, micrograph.pixel_size_angstrom / _LEVELING_ANGSTROM)
         pictures[role] = jpeg(central_crop(pixels))
         edge = min(CROP_PX, *pixels.shape) * micrograph.pixel_size_angstrom
-        if role == "raw":
+        if role == "raw" and sigma_px is not None:
             pictures["gaussian_best"] = jpeg(central_crop(gaussian_lowpass(pixels, sigma_px)))
     return pictures, edge
 

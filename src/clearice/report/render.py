@@ -100,7 +100,7 @@ _SCORE_TYPES: dict[str, type | tuple[type, ...]] = {
     "micrographs": list,
     "pixel_size_angstrom": (int, float),
     "highpass_angstrom": (int, float),
-    "gaussian_sigma_px": (int, float),
+    "gaussian_sigma_px": (int, float, type(None)),
     "curves": dict,
     "files": list,
 }
@@ -137,11 +137,11 @@ def _score_section(name: str, scores: dict[str, Any]) -> Section:
 
 def _truth_table(scores: dict[str, Any]) -> Table:
     truth = scores["truth"]
-    wiener = "radial Wiener (oracle)" if "oracle" in scores["wiener"] else METHODS["wiener"]
-    labels = METHODS | {
-        "wiener": wiener,
-        "gaussian_best": f"best Gaussian (σ = {scores['gaussian_sigma_px']:g} px)",
-    }
+    labels = dict(METHODS)
+    if scores["gaussian_sigma_px"] is not None:
+        labels["gaussian_best"] += f" (σ = {scores['gaussian_sigma_px']:g} px)"
+    if "oracle" in scores["wiener"]:
+        labels["wiener"] += " (oracle)"
     rows = [
         (
             labels[method],
@@ -176,7 +176,7 @@ def _reference_tables(scores: dict[str, Any]) -> list[Table]:
             rows,
         )
     ]
-    rho = reference["correlation_with_truth"]
+    rho = reference.get("correlation_with_truth")
     if rho is None:
         return tables
     rows = [
@@ -225,23 +225,20 @@ def _curve_figures(curves: dict[str, Any]) -> list[tuple[str, str]]:
         *line("power_denoised", "denoised", "denoised"),
     ]
     frequency = "spatial frequency, 1/Å"
-    return [
-        (
-            "Fourier ring correlation",
-            line_figure(
-                correlation, frequency, "correlation", y_limits=(-0.1, 1.05), resolution_axis=True
-            ),
-        ),
+    figures: list[tuple[str, list[Line], str, dict[str, Any]]] = [
+        ("Fourier ring correlation", correlation, "correlation", {"y_limits": (-0.1, 1.05)}),
         (
             "How much of the true amplitude survives",
-            line_figure(
-                transfer, frequency, "signal transfer", y_limits=(-0.1, 1.25), resolution_axis=True
-            ),
+            transfer,
+            "signal transfer",
+            {"y_limits": (-0.1, 1.25)},
         ),
-        (
-            "Radial power spectra",
-            line_figure(power, frequency, "power a pixel", log_y=True, resolution_axis=True),
-        ),
+        ("Radial power spectra", power, "power a pixel", {"log_y": True}),
+    ]
+    return [
+        (title, line_figure(lines, frequency, label, resolution_axis=True, **options))
+        for title, lines, label, options in figures
+        if lines
     ]
 
 
