@@ -319,6 +319,8 @@ def test_highpassed_cuts_at_a_distance_in_angstrom() -> None:
         (1.6, 2.2, 4000, False),  # twice the signal-to-noise ratio
         (1.1, 1.4, 4000, False),
         (1.1, 1.4, 40, True),  # by chance, on so few pixels
+        (math.inf, math.inf, 40, True),
+        (0.0, 2.0, 40, False),
     ],
 )
 def test_doses_are_told_apart_by_what_stands_above_the_noise(

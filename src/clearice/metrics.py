@@ -89,6 +89,8 @@ class Colours:
     @property
     def equal_dose(self) -> bool:
         """Whether both can hold the same dose: ratio below 1.5, or no significant difference."""
+        if not (0 < self.x < math.inf and 0 < self.y < math.inf):
+            return self.x == self.y  # no noise to compare with
         near = max(self.dose_ratio, 1 / self.dose_ratio) < _EQUAL_DOSE_RATIO
         # The mean power of n pixels is uncertain by 1/√n.
         chance = _SIGMAS * math.sqrt(2 / self.samples)

@@ -342,6 +342,21 @@ def test_micrographs_of_several_sizes_are_pooled(
     assert scores["truth"]["snr_db"]["raw"] == pytest.approx(sum(per_micrograph) / 2)
 
 
+def test_micrographs_of_another_pixel_size_are_left_out(
+    tmp_path: Path, generator: torch.Generator
+) -> None:
+    fields = [_field(generator), _field(generator)]
+    cases = [
+        _case(tmp_path / str(pixel), f, f.even, pixel=pixel)
+        for pixel, f in zip((1.5, 2.0), fields, strict=True)
+    ]
+    scores = score(cases)
+    assert scores["pixel_size_angstrom"] == 1.5
+    assert len(scores["micrographs"]) == 1
+    assert len(scores.failures) == 1
+    assert "has 2 Å/px where those before it have 1.5" in scores.failures[0]
+
+
 def test_neither_reference_nor_truth_is_refused(tmp_path: Path, generator: torch.Generator) -> None:
     images = _field(generator)
     case = _case(tmp_path, images, images.even, reference=False, truth=False)

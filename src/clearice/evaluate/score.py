@@ -106,7 +106,9 @@ def _sum_all(
     for done, case in enumerate(edges):
         try:
             # All on the rings of the smallest micrograph, so that they can be pooled.
-            sums[case] = case_sums(load(case), min(edges.values()) // 2)
+            measured = case_sums(load(case), min(edges.values()) // 2)
+            _refuse_other_pixels(case, measured, next(iter(sums.values()), measured))
+            sums[case] = measured
         except InputFileError as error:
             failures[case] = error
         progress(done + 1)
@@ -114,6 +116,16 @@ def _sum_all(
     if not sums:
         raise errors[0]
     return list(sums), list(sums.values()), errors
+
+
+def _refuse_other_pixels(case: Case, sums: CaseSums, first: CaseSums) -> None:
+    if abs(sums.pixel_size_angstrom / first.pixel_size_angstrom - 1) > 0.01:
+        raise InputFileError(
+            case.denoised,
+            f"has {sums.pixel_size_angstrom:g} Å/px where those before it have "
+            f"{first.pixel_size_angstrom:g}",
+            "evaluate it apart",
+        )
 
 
 @dataclass(frozen=True)
