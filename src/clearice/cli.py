@@ -291,7 +291,9 @@ def train(
 
 def _resumed_settings(out: Path, config: Path | None, resume: bool) -> Path | None:
     """Return the configuration of the run in `out`, so that --resume needs no other option."""
-    stored = out / "config.yaml"
+    from clearice.train import CONFIG_NAME
+
+    stored = out / CONFIG_NAME
     return stored if resume and config is None and stored.is_file() else None
 
 
@@ -332,11 +334,11 @@ def denoise(
     """
     from clearice import denoise as room
     from clearice.console import progress_bar, say
-    from clearice.data import Split
+    from clearice.data import MANIFEST_NAME, Split
 
     if not inputs:
         raise ConfigError("give micrographs, a folder of them, or a data set")
-    is_dataset = len(inputs) == 1 and (inputs[0] / "dataset.json").is_file()
+    is_dataset = len(inputs) == 1 and (inputs[0] / MANIFEST_NAME).is_file()
     if not is_dataset and (halves or split is not None):
         raise ConfigError("--halves and --split are for a data set; leave them out for micrographs")
     if is_dataset and pixel_size is not None:

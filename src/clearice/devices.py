@@ -48,15 +48,13 @@ def diagnose() -> dict[str, str]:
     device = choose_device("auto")
     packages = ("clearice", "torch", "numpy", "mrcfile", "torch-ctf", "pydantic", "safetensors")
     found = {name: metadata.version(name) for name in packages}
-    slow = {
-        "cpu": "training: minutes for the demo, hours for a real session; use a CUDA GPU for that",
-    }
+    slow = "training: minutes for the demo, hours for a real session; use a CUDA GPU for that"
     return {
         "python": platform.python_version(),
         **found,
         "device": describe_device(device),
         "bfloat16": "native" if _has_fast_bfloat16(device) else "slow or missing: keep float32",
-        "slow here": slow.get(device.type, "nothing known"),
+        "slow here": slow if device.type == "cpu" else "nothing known",
     }
 
 

@@ -76,6 +76,12 @@ class RingSums:
             self.count + other.count,
         )
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> RingSums:
+        """Return the same change made to each of the four sums: select rings, or pool them."""
+        return RingSums(
+            change(self.cross), change(self.power_x), change(self.power_y), change(self.count)
+        )
+
 
 def ring_sums(
     x: Float[Tensor, "h w"], y: Float[Tensor, "h w"], n_rings: int, *, corners: bool = False
@@ -118,16 +124,26 @@ def radial_filter(
     return torch.fft.irfft2(torch.fft.rfft2(image) * response(grid), s=(height, width))
 
 
+def gaussian_transfer(frequency: Float[Tensor, "..."], sigma_px: float) -> Float[Tensor, "..."]:
+    """Return the transfer of a Gaussian of standard deviation `sigma_px` at cycles/px."""
+    return torch.exp(-2 * (math.pi * sigma_px * frequency) ** 2)
+
+
+def highpass_transfer(frequency: Float[Tensor, "..."], cutoff: float) -> Float[Tensor, "..."]:
+    """Return 1 − exp(−(f/cutoff)² ln 2), f and cutoff in cycles/px."""
+    return 1 - torch.exp(-math.log(2) * (frequency / cutoff) ** 2)
+
+
 def gaussian_lowpass(
     image: Float[Tensor, "*batch h w"], sigma_px: float
 ) -> Float[Tensor, "*batch h w"]:
     """Convolve with a periodic Gaussian of standard deviation `sigma_px`."""
-    return radial_filter(image, lambda f: torch.exp(-2 * (math.pi * sigma_px * f) ** 2))
+    return radial_filter(image, lambda f: gaussian_transfer(f, sigma_px))
 
 
 def highpass(image: Float[Tensor, "*batch h w"], cutoff: float) -> Float[Tensor, "*batch h w"]:
-    """Remove what is slower than `cutoff` (cycles/px): multiply by 1 − exp(−(f/cutoff)² ln 2)."""
-    return radial_filter(image, lambda f: 1 - torch.exp(-math.log(2) * (f / cutoff) ** 2))
+    """Remove what is slower than `cutoff` (cycles/px), see `highpass_transfer`."""
+    return radial_filter(image, lambda f: highpass_transfer(f, cutoff))
 
 
 def apply_ring_gain(

@@ -138,7 +138,7 @@ def pool(sums: RingSums, n_bands: int) -> RingSums:
         padding = -len(values) % width
         return torch.nn.functional.pad(values, (0, padding)).reshape(-1, width).sum(1)
 
-    return RingSums(add(sums.cross), add(sums.power_x), add(sums.power_y), add(sums.count))
+    return sums.map(add)
 
 
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from clearice.benchmark.timing import context, seconds
 from clearice.config import PrepareConfig, SimulateConfig, TrainConfig
 from clearice.data import PatchLoader, Sampler, open_dataset
 from clearice.denoise import Denoiser
-from clearice.losses import LOSSES
+from clearice.losses import LOSSES, Objective
 from clearice.networks import NETWORKS, build_network, parameter_count, place
 from clearice.prepare import prepare_movies
 from clearice.train import step
@@ -49,8 +49,6 @@ def _batch(device: torch.device, size: int, batch_size: int) -> PatchBatch:
 
 def _train(device: torch.device, size: int, batch_size: int) -> list[Row]:
     """Time a whole training step; the baseline is plain float32 of the same network."""
-    from clearice.losses import Objective
-
     batch = _batch(device, size, batch_size)
     precisions = ("float32", "bfloat16") if device.type == "cuda" else ("float32",)
     rows: list[Row] = []

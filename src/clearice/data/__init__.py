@@ -1,13 +1,14 @@
 """The data set on disk and on its way into training: writer, reader, sampler, caches."""
 
 from clearice.data.loader import PatchLoader
-from clearice.data.manifest import Manifest, MicrographEntry, Split
-from clearice.data.normalise import Affine
+from clearice.data.manifest import MANIFEST_NAME, Manifest, MicrographEntry, Split
+from clearice.data.normalise import Affine, dose_weighted_mean
 from clearice.data.reader import Dataset, open_dataset
 from clearice.data.sampler import GridSampler, PatchPlan, Sampler
 from clearice.data.writer import DatasetWriter, assign_splits
 
 __all__ = [
+    "MANIFEST_NAME",
     "Affine",
     "Dataset",
     "DatasetWriter",
@@ -19,5 +20,6 @@ __all__ = [
     "Sampler",
     "Split",
     "assign_splits",
+    "dose_weighted_mean",
     "open_dataset",
 ]

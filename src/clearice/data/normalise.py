@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
+
+
+def dose_weighted_mean(
+    groups: Float[Tensor, "k h w"], weights: Sequence[float]
+) -> Float[Tensor, "h w"]:
+    """Average groups by their share of the dose: of all of them, the full-dose image.
+
+    Args:
+        groups: Means of groups of frames.
+        weights: Dose of each group, in any unit.
+    """
+    share = torch.tensor(weights) / sum(weights)
+    return (groups * share[:, None, None]).sum(0)
 
 
 @dataclass(frozen=True)

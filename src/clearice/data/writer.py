@@ -61,12 +61,12 @@ class DatasetWriter:
     """
 
     def __init__(self, out: Path) -> None:
-        self._out = io.ensure_folder(out)
-        io.remove_partials(io.ensure_folder(out / "stacks"))
         if (out / MANIFEST_NAME).exists():
             raise OutputError(
                 f"{out}: already holds a data set; choose another --out, or delete it"
             )
+        self._out = io.ensure_folder(out)
+        io.remove_partials(io.ensure_folder(out / "stacks"))
         self._entries: list[MicrographEntry] = []
 
     def add(

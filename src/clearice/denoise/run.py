@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
 from clearice import io
-from clearice.data import Affine, Dataset, MicrographEntry, Split, open_dataset
+from clearice.data import (
+    Affine,
+    Dataset,
+    MicrographEntry,
+    Split,
+    dose_weighted_mean,
+    open_dataset,
+)
 from clearice.denoise.network import Denoiser, describe_mismatch
 from clearice.errors import BatchError, DatasetError, InputFileError, OutputError
 from clearice.types import Micrograph
@@ -90,14 +93,6 @@ def _denoise_file(micrograph: Micrograph, denoiser: Denoiser, target: Path, say:
     return target
 
 
-def _mean_of(
-    stack: Float[Tensor, "k h w"], weights: Sequence[float], members: range
-) -> Float[Tensor, "h w"]:
-    """Return the dose-weighted mean of some groups."""
-    chosen = torch.tensor([weights[i] for i in members])
-    return torch.einsum("k,khw->hw", chosen / chosen.sum(), stack[list(members)])
-
-
 def denoise_dataset(
     folder: Path,
     denoiser: Denoiser,
@@ -165,7 +160,8 @@ def _denoise_entry(
         "_odd": range(1, groups, 2),
     }
     for part in parts:
-        raw = _mean_of(stack, entry.weights, members[part])
+        chosen = members[part]
+        raw = dose_weighted_mean(stack[list(chosen)], [entry.weights[i] for i in chosen])
         denoised = denoiser.normalised(raw).cpu() * denoiser.info.output_gain
         for kind, image in (("raw", raw), ("denoised", denoised)):
             io.write_mrc(

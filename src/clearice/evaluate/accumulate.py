@@ -6,9 +6,9 @@ costs no further transform.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from functools import reduce
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -77,22 +77,17 @@ def _without_mean(sums: RingSums) -> RingSums:
 
 def pooled(all_sums: list[CaseSums]) -> CaseSums:
     """Add the sums of all cases."""
-    total = all_sums[0]
-    for other in all_sums[1:]:
-        total = CaseSums(
-            total.n_rings,
-            total.pixel_size_angstrom,
-            _add(total.raw_reference, other.raw_reference),
-            _add(total.denoised_reference, other.denoised_reference),
-            _add(total.raw_truth, other.raw_truth),
-            _add(total.denoised_truth, other.denoised_truth),
-            _add(total.denoised_other, other.denoised_other),
-        )
-    return total
+    return reduce(_add, all_sums)
 
 
-def _add(first: RingSums | None, second: RingSums | None) -> RingSums | None:
-    return None if first is None or second is None else first + second
+def _add(first: CaseSums, second: CaseSums) -> CaseSums:
+    """Add each pair of images that both cases have."""
+    total: dict[str, RingSums | None] = {}
+    for pair in fields(CaseSums):
+        one, other = getattr(first, pair.name), getattr(second, pair.name)
+        if isinstance(one, RingSums):
+            total[pair.name] = None if other is None else one + other
+    return replace(first, **total)  # type: ignore[arg-type]
 
 
 def filtered_correlation(sums: RingSums, filter_x: Rings, window: Rings) -> float:
@@ -107,12 +102,6 @@ def filtered_correlation(sums: RingSums, filter_x: Rings, window: Rings) -> floa
     cross = (sums.cross * filter_x * w).sum()
     power = (sums.power_x * filter_x.square() * w).sum() * (sums.power_y * w).sum()
     return float(cross / power.sqrt()) if power > 0 else 0.0
-
-
-def highpass_window(frequency: Rings, pixel_size_angstrom: float, cutoff: float) -> Rings:
-    """Return the Gaussian-edged high-pass of `fourier.highpass` on rings."""
-    cutoff_cycles = pixel_size_angstrom / cutoff
-    return 1 - torch.exp(-torch.log(torch.tensor(2.0)) * (frequency / cutoff_cycles).square())
 
 
 def band_window(frequency: Rings, pixel_size_angstrom: float, low: float, high: float) -> Rings:

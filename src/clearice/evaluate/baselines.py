@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import reduce
 from operator import add
@@ -11,23 +10,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from clearice.fourier import RingSums
+from clearice.fourier import RingSums, gaussian_transfer
 from clearice.metrics import frc, wiener_gain
 
 # Standard deviations of the Gaussians that are tried, px.
 GAUSSIAN_SIGMAS = tuple(0.5 + 0.25 * i for i in range(59))
 
 
-def gaussian_response(frequency: Float[Tensor, "rings"], sigma_px: float) -> Float[Tensor, "rings"]:
-    """Return the transfer of a Gaussian of standard deviation `sigma_px` on rings."""
-    return torch.exp(-2 * (math.pi * sigma_px * frequency).square())
-
-
 def best_gaussian(
     frequency: Float[Tensor, "rings"], quality: Callable[[Float[Tensor, "rings"]], float]
 ) -> float:
     """Scan the Gaussians and return the standard deviation (px) of highest quality."""
-    return max(GAUSSIAN_SIGMAS, key=lambda sigma: quality(gaussian_response(frequency, sigma)))
+    return max(GAUSSIAN_SIGMAS, key=lambda sigma: quality(gaussian_transfer(frequency, sigma)))
 
 
 def wiener_response(sums: Sequence[RingSums], *, oracle: bool) -> Float[Tensor, "rings"]:
@@ -59,5 +53,4 @@ def pool_evenly(sums: RingSums) -> tuple[RingSums, Int[Tensor, "rings"]]:
     def pooled(values: Tensor) -> Tensor:
         return torch.bincount(band, weights=values, minlength=len(edges) - 1)
 
-    parts = (sums.cross, sums.power_x, sums.power_y, sums.count)
-    return RingSums(*(pooled(values) for values in parts)), band
+    return sums.map(pooled), band

@@ -107,7 +107,7 @@ def load(case: Case) -> Images:
             raise InputFileError(
                 path, f"is {shapes[0]} px, but {case.denoised} is {shapes[1]} px", "compare like"
             )
-        if abs(micrograph.pixel_size_angstrom / first.pixel_size_angstrom - 1) > 0.01:
+        if not io.same_pixel_size(micrograph.pixel_size_angstrom, first.pixel_size_angstrom):
             raise InputFileError(
                 path, f"differs in pixel size from {case.denoised}", "check the headers"
             )

@@ -18,12 +18,11 @@ from clearice.evaluate.accumulate import (
     band_window,
     case_sums,
     filtered_correlation,
-    highpass_window,
     pooled,
 )
-from clearice.evaluate.baselines import best_gaussian, gaussian_response, wiener_response
+from clearice.evaluate.baselines import best_gaussian, wiener_response
 from clearice.evaluate.cases import Case, Images, load
-from clearice.fourier import RingSums, apply_ring_gain
+from clearice.fourier import RingSums, apply_ring_gain, gaussian_transfer, highpass_transfer
 
 HIGHPASS_ANGSTROM = 400.0
 BANDS_ANGSTROM = ((300, 15), (300, 100), (100, 50), (50, 33), (33, 25), (25, 15), (15, 8), (8, 4))
@@ -119,7 +118,7 @@ def _sum_all(
 
 
 def _refuse_other_pixels(case: Case, sums: CaseSums, first: CaseSums) -> None:
-    if abs(sums.pixel_size_angstrom / first.pixel_size_angstrom - 1) > 0.01:
+    if not io.same_pixel_size(sums.pixel_size_angstrom, first.pixel_size_angstrom):
         raise InputFileError(
             case.denoised,
             f"has {sums.pixel_size_angstrom:g} Å/px where those before it have "
@@ -144,7 +143,7 @@ class _Filters:
 
 
 def _highpass(sums: CaseSums) -> Rings:
-    return highpass_window(sums.frequency, sums.pixel_size_angstrom, HIGHPASS_ANGSTROM).double()
+    return highpass_transfer(sums.frequency, sums.pixel_size_angstrom / HIGHPASS_ANGSTROM)
 
 
 def _filters(sums: list[CaseSums]) -> _Filters:
@@ -164,7 +163,7 @@ def _filters(sums: list[CaseSums]) -> _Filters:
     wiener = wiener_response(
         [pair for pair, _ in with_reference or with_truth], oracle=not with_reference
     )
-    named = {"raw": flat, "gaussian_best": gaussian_response(frequency, sigma), "wiener": wiener}
+    named = {"raw": flat, "gaussian_best": gaussian_transfer(frequency, sigma), "wiener": wiener}
     return _Filters(flat, named, sigma)
 
 
@@ -291,10 +290,9 @@ def _truth_scores(
     ssim: dict[str, list[float]] = {}
     for done, case in enumerate(cases):
         images = load(case)
+        assert images.truth is not None
+        clean = metrics.highpassed(images.truth, images.pixel_size_angstrom)
         for name, image in _versions(images, filters, sums[0].n_rings).items():
-            truth = images.truth
-            assert truth is not None
-            clean = metrics.highpassed(truth, images.pixel_size_angstrom)
             shown = metrics.highpassed(image, images.pixel_size_angstrom)
             psnr.setdefault(name, []).append(metrics.psnr_db(shown, clean))
             ssim.setdefault(name, []).append(metrics.ssim(shown, clean))
@@ -336,8 +334,7 @@ def _curves(total: CaseSums) -> dict[str, Any]:
     def thin(sums: RingSums | None) -> RingSums | None:
         if sums is None:
             return None
-        inside = RingSums(sums.cross[:n], sums.power_x[:n], sums.power_y[:n], sums.count[:n])
-        return metrics.pool(inside, _CURVE_POINTS)
+        return metrics.pool(sums.map(lambda values: values[:n]), _CURVE_POINTS)
 
     any_denoised = thin(total.denoised_reference or total.denoised_truth)
     assert any_denoised is not None

@@ -14,6 +14,7 @@ from clearice.io.mrc import (
     open_movie,
     read_micrograph,
     read_stack,
+    same_pixel_size,
     write_mrc,
 )
 from clearice.io.star import write_coordinates
@@ -28,6 +29,7 @@ __all__ = [
     "read_micrograph",
     "read_stack",
     "remove_partials",
+    "same_pixel_size",
     "write_coordinates",
     "write_json",
     "write_mrc",

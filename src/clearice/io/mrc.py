@@ -93,6 +93,11 @@ def _pixel_size(path: Path, handle: Any, override: float | None) -> float:
     return round(x, 6)
 
 
+def same_pixel_size(first_angstrom: float, second_angstrom: float) -> bool:
+    """Tell whether two pixel sizes are the same to 1 %: headers round."""
+    return abs(first_angstrom / second_angstrom - 1) <= 0.01
+
+
 def image_shape(path: Path) -> tuple[int, int, int]:
     """Return (sections, rows, columns) of an MRC file, reading only its header.
 
@@ -104,7 +109,7 @@ def image_shape(path: Path) -> tuple[int, int, int]:
     return (1, *shape) if len(shape) == 2 else (shape[0], shape[1], shape[2])
 
 
-def _to_tensor(path: Path, data: np.ndarray[Any, Any]) -> Float[Tensor, ...]:
+def _to_tensor(path: Path, data: np.ndarray[Any, Any]) -> Float[Tensor, "..."]:
     """Copy to float32 and refuse what has no usable pixels."""
     pixels = torch.from_numpy(np.array(data, dtype=np.float32))
     if not torch.isfinite(pixels).all():

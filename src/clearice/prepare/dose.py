@@ -44,11 +44,11 @@ class DoseRoles:
         reason: One line for the user.
     """
 
-    equal: bool
-    swapped: bool
-    dose_ratio: float
-    target_gain: float
-    reason: str
+    equal: bool = True
+    swapped: bool = False
+    dose_ratio: float = 1.0
+    target_gain: float = 1.0
+    reason: str = ""
 
 
 def pair_statistics(groups: Float[Tensor, "2 h w"], pixel_size_angstrom: float) -> PairStatistics:
@@ -86,7 +86,7 @@ def find_roles(pairs: Sequence[PairStatistics], dose_ratio: float | None) -> Dos
         equal = max(dose_ratio, 1 / dose_ratio) < _UNEQUAL_DOSE
         reason = f"dose ratio {dose_ratio:g} as given ({text})"
     if equal:
-        return DoseRoles(True, False, 1.0, 1.0, f"{reason}; either half may be input or target")
+        return DoseRoles(reason=f"{reason}; either half may be input or target")
     swapped = estimate < 1
     gain = statistics.median(pair.slopes[swapped] for pair in pairs)
     which = "second" if swapped else "first"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from clearice import io
 from clearice.config import PrepareConfig
-from clearice.data import Affine, DatasetWriter, Manifest
+from clearice.data import Affine, DatasetWriter, Manifest, dose_weighted_mean
 from clearice.errors import BatchError, DatasetError, InputFileError, PairingError, UserError
 from clearice.prepare.dose import DoseRoles, PairStatistics, find_roles, pair_statistics
 from clearice.prepare.pairs import HalfPair
@@ -54,9 +55,9 @@ def prepare_movies(
     def read(path: Path) -> HalfSet:
         return split(io.open_movie(path, config.pixel_size_angstrom), config.groups)
 
-    job = _Job(out, config, truth)
+    job = _Job(out, config, truth, DoseRoles())
     for done, path in enumerate(movies):
-        job.attempt(path, lambda path=path: read(path))  # type: ignore[misc]
+        job.attempt(path, partial(read, path))
         progress(done + 1, len(movies))
     return job.finish(len(movies))
 
@@ -87,11 +88,15 @@ def prepare_pairs(
     say(roles.reason)
     job = _Job(out, config, truth, roles)
     ratio = 1 / roles.dose_ratio if roles.swapped else roles.dose_ratio
+
+    def read(pair: HalfPair) -> HalfSet:
+        half_set = read_pair(pair, config.pixel_size_angstrom, ratio)
+        if roles.swapped:
+            return _input_first(half_set)
+        return on_one_scale(half_set) if roles.equal else half_set
+
     for done, pair in enumerate(pairs):
-        job.attempt(
-            pair.first,
-            lambda pair=pair: read_pair(pair, config.pixel_size_angstrom, ratio),  # type: ignore[misc]
-        )
+        job.attempt(pair.first, partial(read, pair))
         progress(done + 1, len(pairs))
     return job.finish(len(pairs))
 
@@ -114,20 +119,20 @@ def _roles(pairs: Sequence[HalfPair], config: PrepareConfig) -> DoseRoles:
         except UserError:
             continue
         looked.append(pair_statistics(half_set.groups, half_set.pixel_size_angstrom))
-    return find_roles(looked, config.dose_ratio) if looked else DoseRoles(True, False, 1, 1, "")
+    return find_roles(looked, config.dose_ratio) if looked else DoseRoles()
 
 
 class _Job:
     """One data set being written, with the failures so far."""
 
     def __init__(
-        self, out: Path, config: PrepareConfig, truth: Path | None, roles: DoseRoles | None = None
+        self, out: Path, config: PrepareConfig, truth: Path | None, roles: DoseRoles
     ) -> None:
         self._writer = DatasetWriter(out)
         self._out = out
         self._config = config
         self._truth = truth
-        self._roles = roles or DoseRoles(True, False, 1.0, 1.0, "")
+        self._roles = roles
         self._pixel_size: float | None = None
         self._failures: list[str] = []
 
@@ -135,10 +140,6 @@ class _Job:
         """Add one micrograph, or note why it could not be used."""
         try:
             half_set = read()
-            if self._roles.swapped:
-                half_set = _input_first(half_set)
-            elif self._roles.equal and len(half_set.sources) == 2:
-                half_set = on_one_scale(half_set)
             self._check_pixel_size(source, half_set)
             self._add(half_set)
             self._pixel_size = self._pixel_size or half_set.pixel_size_angstrom
@@ -147,7 +148,7 @@ class _Job:
 
     def _check_pixel_size(self, source: Path, half_set: HalfSet) -> None:
         size = half_set.pixel_size_angstrom
-        if self._pixel_size is not None and abs(size / self._pixel_size - 1) > 0.01:
+        if self._pixel_size is not None and not io.same_pixel_size(size, self._pixel_size):
             raise InputFileError(
                 source,
                 f"has {size:g} Å/px where those before it have {self._pixel_size:g}",
@@ -237,8 +238,7 @@ def _full_dose(half_set: HalfSet, roles: DoseRoles) -> Float[Tensor, "h w"]:
     """Return the image that a network will be given: the mean of all groups, or the input."""
     if not roles.equal:
         return half_set.groups[0]
-    weights = torch.tensor(half_set.weights)[:, None, None]
-    return (half_set.groups * weights).sum(0)
+    return dose_weighted_mean(half_set.groups, half_set.weights)
 
 
 def _normalised_truth(

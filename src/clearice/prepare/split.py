@@ -70,7 +70,7 @@ def read_pair(pair: HalfPair, pixel_size_angstrom: float | None, dose_ratio: flo
         raise InputFileError(
             pair.second, f"differs in shape from {pair.first} ({shapes} px)", "check the pairing"
         )
-    if abs(first.pixel_size_angstrom / second.pixel_size_angstrom - 1) > 0.01:
+    if not io.same_pixel_size(first.pixel_size_angstrom, second.pixel_size_angstrom):
         raise InputFileError(
             pair.second,
             f"differs in pixel size from {pair.first} ({second.pixel_size_angstrom:g} and "

@@ -14,7 +14,7 @@ from clearice import __version__, io
 from clearice.errors import InputFileError
 from clearice.report.figures import Line, line_figure
 from clearice.report.pictures import crops
-from clearice.train import read_metrics
+from clearice.train import CONFIG_NAME, METRICS_NAME, read_metrics
 
 METHODS = {
     "raw": "raw",
@@ -244,10 +244,12 @@ def _curve_figures(curves: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _run_sections(run: Path) -> list[Section]:
     """Make the training section of a run's folder."""
-    config, metrics = run / "config.yaml", run / "metrics.jsonl"
+    config, metrics = run / CONFIG_NAME, run / METRICS_NAME
     if not config.is_file() or not metrics.is_file():
         raise InputFileError(
-            run, "is no training run (config.yaml or metrics.jsonl is missing)", "check the folder"
+            run,
+            f"is no training run ({CONFIG_NAME} or {METRICS_NAME} is missing)",
+            "check the folder",
         )
     records = read_metrics(metrics)
     section = Section("Training", code=config.read_text(encoding="utf-8"))
