@@ -29,6 +29,9 @@ class Movie:
         height: Rows, px.
         width: Columns, px.
         pixel_size_angstrom: Å/px.
+        dose_per_frame_e_per_A2: e/Å² in each frame, where the file or its metadata say so.
+        electron_events: Frames are rendered from electron events (EER), whose gain references
+            divide instead of multiply.
     """
 
     path: Path
@@ -36,6 +39,43 @@ class Movie:
     height: int
     width: int
     pixel_size_angstrom: float
+    dose_per_frame_e_per_A2: float | None = None
+    electron_events: bool = False
+
+
+@dataclass(frozen=True)
+class EventFractions:
+    """How the electron events of an EER movie become frames.
+
+    Attributes:
+        frames_per_fraction: Raw frames summed into one frame; what is left over at the end is
+            dropped, as RELION does. None: about 40 frames a movie.
+        upsampling: 1 renders the physical pixel (4096²), 2 half of it (8192²).
+    """
+
+    frames_per_fraction: int | None = None
+    upsampling: int = 1
+
+
+@dataclass(frozen=True)
+class InputItem:
+    """One line of a list of inputs (STAR, .cs): a movie or micrograph, maybe with its halves.
+
+    Attributes:
+        path: The movie or micrograph.
+        even: Sum of its even frames, if the list names one.
+        odd: Sum of its odd frames.
+        pixel_size_angstrom: Å/px, if the list says so.
+        dose_per_frame_e_per_A2: e/Å², if the list says so.
+        gain: Gain reference, if the list names one.
+    """
+
+    path: Path
+    even: Path | None = None
+    odd: Path | None = None
+    pixel_size_angstrom: float | None = None
+    dose_per_frame_e_per_A2: float | None = None
+    gain: Path | None = None
 
 
 @dataclass(frozen=True)
