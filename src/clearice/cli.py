@@ -84,6 +84,7 @@ def simulate(
     dose: float | None = None,
     contrast: float | None = None,
     drift: float | None = None,
+    damage: Annotated[bool | None, Parameter(negative="")] = None,
     gain_residual: float | None = None,
     hot_pixels: float | None = None,
     device: Device = "auto",
@@ -104,6 +105,7 @@ def simulate(
         dose: Total dose, e/Å².
         contrast: Empirical factor on the phase shift.
         drift: Total drift over a movie, Å.
+        damage: Let the signal fade with exposure.
         gain_residual: Standard deviation of the uncorrected pixel gain.
         hot_pixels: Hot pixels a million.
         device: auto, cpu, cuda, cuda:N or mps.
@@ -122,6 +124,7 @@ def simulate(
         "dose_e_per_A2": dose,
         "contrast": contrast,
         "drift_angstrom": drift,
+        "radiation_damage": damage,
         "gain_residual": gain_residual,
         "hot_pixels_per_million": hot_pixels,
     }

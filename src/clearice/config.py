@@ -52,6 +52,9 @@ class SimulateConfig(Config):
         0.1, ge=0, lt=1, description="largest relative change of intensity by ice thickness"
     )
     drift_angstrom: float = Field(0.0, ge=0, description="total drift over the movie, Å")
+    radiation_damage: bool = Field(
+        False, description="let the signal fade with exposure (Grant & Grigorieff 2015)"
+    )
     gain_residual: float = Field(
         0.0, ge=0, lt=1, description="standard deviation of the uncorrected pixel gain, relative"
     )
@@ -114,10 +117,22 @@ class TrainConfig(Config):
         0.995, ge=0, lt=1, description="of the averaged weights that are saved; 0 turns it off"
     )
     augment: bool = Field(True, description="the eight orientations of the square")
+    smallest_input: float = Field(
+        0.375, gt=0, lt=1, description="smallest share of the frame groups that makes an input"
+    )
+    weight_by_dose: bool = Field(
+        True, description="weigh each error by the dose of its target, as its noise asks"
+    )
+    window: int = Field(
+        16, ge=1, description="micrographs drawn from at a time, so that disks can read them whole"
+    )
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of the network")
     compile: bool = Field(False, description="torch.compile the network")
     cache: Literal["auto", "gpu", "ram", "stream"] = Field(
         "auto", description="where the data set is held while training"
+    )
+    workers: int | None = Field(
+        None, ge=0, le=64, description="threads that read patches; 0 reads in the training loop"
     )
     validations: int = Field(20, ge=1, description="validations over the whole run")
     checkpoint_seconds: float = Field(60.0, gt=0, description="longest time between saves, s")

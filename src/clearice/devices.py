@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from importlib import metadata
+from pathlib import Path
 
 import torch
 
@@ -41,6 +43,24 @@ def describe_device(device: torch.device) -> str:
         memory = torch.cuda.get_device_properties(device).total_memory / 2**30
         return f"{torch.cuda.get_device_name(device)} ({memory:.0f} GiB)"
     return f"{device.type} ({torch.get_num_threads()} threads)"
+
+
+def available_memory_bytes() -> int:
+    """Return how much main memory can be had without swapping; 0 if the system does not say.
+
+    Page cache counts as available. A container's limit counts, where Linux states it.
+    """
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.is_file():
+        try:
+            return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+        except (AttributeError, ValueError, OSError):
+            return 0
+    fields = dict(line.split(":") for line in meminfo.read_text(encoding="ascii").splitlines())
+    available = 1024 * int(fields["MemAvailable"].split()[0])
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text(encoding="ascii").strip() if limit.is_file() else "max"
+    return available if text == "max" else min(available, int(text))
 
 
 def diagnose() -> dict[str, str]:

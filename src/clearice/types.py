@@ -116,10 +116,17 @@ class HalfSet:
 
 @dataclass(frozen=True)
 class PatchBatch:
-    """Training pairs: normalised input patches and the targets to predict from them."""
+    """Training pairs.
+
+    Attributes:
+        input: Normalised patches.
+        target: The patches to predict from them.
+        weight: Of each pair's error, 1 on average over the data.
+    """
 
     input: Float[Tensor, "n 1 h w"]
     target: Float[Tensor, "n 1 h w"]
+    weight: Float[Tensor, "n"]
 
 
 @dataclass(frozen=True)

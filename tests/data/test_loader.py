@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 
 from clearice.data import Dataset, PatchLoader, PatchPlan, Sampler, Split
-from clearice.data.loader import Cache, combine
-from clearice.errors import DatasetError
+from clearice.data.caches import Cache, choose_cache
+from clearice.data.loader import assemble, mixing_weights
+from clearice.data.readahead import ReadAhead
+from clearice.errors import DatasetError, InputFileError
+from clearice.types import PatchBatch
 from helpers import CPU, write_dataset
 from tolerances import ABSOLUTE, RELATIVE
 
@@ -21,30 +26,62 @@ def _plan(
 
 
 def _loader(
-    dataset: Dataset, cache: Cache = "ram", *, clean: bool = False, augment: bool = True
+    dataset: Dataset,
+    cache: Cache = "ram",
+    *,
+    clean: bool = False,
+    augment: bool = True,
+    workers: int = 1,
+    batch: int = 3,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> tuple[PatchLoader, Sampler]:
     entries = dataset.entries(Split.TRAIN)
     exchangeable = dataset.manifest.roles == "exchangeable"
     sampler = Sampler(
-        [e.shape for e in entries], 32, 3, 5, augment=augment, exchangeable=exchangeable
+        [e.shape for e in entries],
+        32,
+        batch,
+        5,
+        augment=augment,
+        exchangeable=exchangeable,
+        window=2,
+        rank=rank,
+        world_size=world_size,
     )
-    return PatchLoader(dataset, entries, sampler, 32, CPU, cache, clean=clean), sampler
+    loader = PatchLoader(dataset, entries, sampler, 32, CPU, cache, clean=clean, workers=workers)
+    return loader, sampler
 
 
-def test_combine_takes_dose_weighted_means(generator: torch.Generator) -> None:
+def _mixed(
+    stack: torch.Tensor, plan: PatchPlan, weights: list[float], *, clean: bool = False
+) -> torch.Tensor:
+    rows = mixing_weights(plan, weights, len(stack), clean=clean, exchangeable=True)
+    return assemble(stack[None], torch.tensor([rows]), [plan.orientation])[0]
+
+
+def test_inputs_and_targets_are_dose_weighted_means(generator: torch.Generator) -> None:
     stack = torch.randn(5, 6, 6, generator=generator)
     weights = [0.1, 0.3, 0.2, 0.15, 0.25]
-    pair = combine(stack, _plan(inputs=(0, 3, 4), targets=(1, 2)), weights)
+    pair = _mixed(stack, _plan(inputs=(0, 3, 4), targets=(1, 2)), weights)
     first = (0.1 * stack[0] + 0.15 * stack[3] + 0.25 * stack[4]) / 0.5
     second = (0.3 * stack[1] + 0.2 * stack[2]) / 0.5
     rtol, atol = RELATIVE[torch.float32], ABSOLUTE[torch.float32]
     torch.testing.assert_close(pair, torch.stack([first, second]), rtol=rtol, atol=atol)
 
 
+def test_a_clean_target_is_the_plane_behind_the_groups(generator: torch.Generator) -> None:
+    stack = torch.randn(3, 4, 4, generator=generator)
+    pair = _mixed(stack, _plan(inputs=(0,), targets=(1,)), [0.5, 0.5], clean=True)
+    rtol, atol = RELATIVE[torch.float32], ABSOLUTE[torch.float32]
+    expected = torch.stack([(stack[0] + stack[1]) / 2, stack[2]])
+    torch.testing.assert_close(pair, expected, rtol=rtol, atol=atol)
+
+
 def test_the_eight_orientations_differ_and_move_pixels_only() -> None:
     image = torch.arange(16.0).reshape(4, 4)
     stack = torch.stack([image, image + 100])
-    turned = [combine(stack, _plan(orientation), [0.5, 0.5]) for orientation in range(8)]
+    turned = [_mixed(stack, _plan(orientation), [0.5, 0.5]) for orientation in range(8)]
     assert torch.equal(turned[0], stack)
     assert len({tuple(pair.flatten().tolist()) for pair in turned}) == 8
     for pair in turned:
@@ -52,11 +89,132 @@ def test_the_eight_orientations_differ_and_move_pixels_only() -> None:
         assert torch.equal(pair[1], pair[0] + 100)
 
 
-def test_combine_leaves_the_stack_alone(generator: torch.Generator) -> None:
+def test_a_batch_is_its_samples_one_by_one(generator: torch.Generator) -> None:
+    stacks = torch.randn(3, 4, 8, 8, generator=generator)
+    plans = [_plan(1, (0, 2), (1, 3)), _plan(6, (1,), (0, 2, 3)), _plan(0, (3,), (0, 1, 2))]
+    weights = [0.25] * 4
+    rows = [mixing_weights(plan, weights, 4, clean=False, exchangeable=True) for plan in plans]
+    batch = assemble(stacks, torch.tensor(rows), [plan.orientation for plan in plans])
+    for pair, stack, plan in zip(batch, stacks, plans, strict=True):
+        assert torch.equal(pair, _mixed(stack, plan, weights))
+
+
+def test_assembling_leaves_the_stack_alone(generator: torch.Generator) -> None:
     stack = torch.randn(2, 4, 4, generator=generator)
     before = stack.clone()
-    combine(stack, _plan(6), [0.5, 0.5])
+    _mixed(stack, _plan(6), [0.5, 0.5])
     assert torch.equal(stack, before)
+
+
+def _same(one: PatchBatch, other: PatchBatch) -> bool:
+    pairs = ((one.input, other.input), (one.target, other.target), (one.weight, other.weight))
+    return all(torch.equal(first, second) for first, second in pairs)
+
+
+@pytest.mark.parametrize("cache", ["ram", "stream"])
+@pytest.mark.parametrize("workers", [0, 1, 4])
+def test_workers_and_caches_change_nothing(tmp_path: Path, cache: Cache, workers: int) -> None:
+    dataset = write_dataset(tmp_path, groups=8)
+    reference, _ = _loader(dataset, "ram", workers=0)
+    loader, _ = _loader(dataset, cache, workers=workers)
+    expected = list(reference.batches(0, 30))
+    found = list(loader.batches(0, 30))
+    assert all(_same(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def test_two_ranks_share_each_batch_of_one(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path, groups=4)
+    whole, _ = _loader(dataset, batch=4)
+    ranks = [_loader(dataset, batch=4, rank=rank, world_size=2)[0] for rank in (0, 1)]
+    streams = [loader.batches(0, 12) for loader in (whole, *ranks)]
+    for batch, first, second in zip(*streams, strict=True):
+        assert torch.equal(batch.input, torch.cat([first.input, second.input]))
+        assert torch.equal(batch.target, torch.cat([first.target, second.target]))
+        assert torch.equal(batch.weight, torch.cat([first.weight, second.weight]))
+
+
+def test_going_on_in_mid_epoch_gives_the_batches_that_were_left(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path, groups=4)
+    whole, sampler = _loader(dataset, "stream", workers=4)
+    assert 3 * 5 % sampler.samples_per_epoch != 0
+    expected = list(whole.batches(0, 12))[5:]
+    resumed, _ = _loader(dataset, "stream", workers=1)
+    found = list(resumed.batches(5, 12))
+    assert all(_same(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def test_more_stacks_than_are_kept_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = write_dataset(tmp_path, groups=4)
+    reference, _ = _loader(dataset, "ram")
+    monkeypatch.setattr("clearice.data.caches._OPEN_STACKS", 1)
+    stream, _ = _loader(dataset, "stream", workers=4)
+    pairs = zip(reference.batches(0, 12), stream.batches(0, 12), strict=True)
+    assert all(_same(one, other) for one, other in pairs)
+
+
+def test_an_error_in_a_thread_reaches_the_loop(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path, groups=2)
+    loader, _ = _loader(dataset, "stream", workers=2)
+    for entry in dataset.manifest.micrographs:
+        (dataset.folder / entry.file).write_bytes(b"")
+    with pytest.raises(InputFileError, match="is empty"):
+        list(loader.batches(0, 3))
+
+
+def test_leaving_early_ends_the_threads(tmp_path: Path) -> None:
+    before = threading.active_count()
+    loader, _ = _loader(write_dataset(tmp_path, groups=2), "stream", workers=4)
+    batches = loader.batches(0, 1000)
+    next(batches)
+    assert threading.active_count() > before
+    batches.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize(
+    ("wanted", "n_bytes", "chosen"),
+    [
+        ("auto", 100, "ram"),
+        ("auto", 600, "stream"),
+        ("ram", 10_000, "ram"),
+        ("stream", 1, "stream"),
+    ],
+)
+def test_the_cache_fits_the_memory(
+    monkeypatch: pytest.MonkeyPatch,
+    wanted: Literal["auto", "ram", "stream"],
+    n_bytes: int,
+    chosen: str,
+) -> None:
+    monkeypatch.setattr("clearice.data.caches.available_memory_bytes", lambda: 1000)
+    choice = choose_cache(wanted, n_bytes, CPU)
+    assert choice.cache == chosen
+    assert chosen in choice.reason
+
+
+def test_files_are_read_ahead_from_end_to_end(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path, groups=2)
+    files = [dataset.folder / entry.file for entry in dataset.manifest.micrographs]
+    read: list[Path] = []
+    with ReadAhead() as ahead:
+        ahead._read = read.append  # type: ignore[method-assign,assignment]
+        ahead.request([*files, tmp_path / "missing"])
+        ahead._files.put(None)
+        ahead._thread.join(5)
+    assert read == [*files, tmp_path / "missing"]
+
+
+def test_a_file_that_cannot_be_read_ahead_is_left_to_its_reader(tmp_path: Path) -> None:
+    (tmp_path / "stack").write_bytes(bytes(10_000_000))
+    ahead = ReadAhead()
+    ahead._read(tmp_path / "missing")
+    ahead._read(tmp_path / "stack")
+    assert ahead._buffer == bytearray(len(ahead._buffer))
+
+
+def test_bytes_of_a_pair(tmp_path: Path) -> None:
+    loader, _ = _loader(write_dataset(tmp_path, groups=8))
+    assert loader.bytes_per_pair == 8 * 32 * 32 * 2
 
 
 def test_stream_equals_ram(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clearice.data import GridSampler, PatchPlan, Sampler
+from clearice.data.sampler import input_range
 
 
 def _sampler(
@@ -20,8 +21,19 @@ def _sampler(
     seed: int = 0,
     augment: bool = True,
     exchangeable: bool = True,
+    window: int = 16,
+    world_size: int = 1,
 ) -> Sampler:
-    return Sampler(shapes, patch, batch, seed, augment=augment, exchangeable=exchangeable)
+    return Sampler(
+        shapes,
+        patch,
+        batch,
+        seed,
+        augment=augment,
+        exchangeable=exchangeable,
+        window=window,
+        world_size=world_size,
+    )
 
 
 def _draws(sampler: Sampler, steps: int) -> list[PatchPlan]:
@@ -128,3 +140,64 @@ def test_grid_respects_its_limit_and_spreads(limit: int) -> None:
     assert 2 * len(plans) > min(limit, 16)
     if limit >= 4:
         assert {plan.micrograph for plan in plans} == {0, 1, 2, 3}
+
+
+def test_an_epoch_draws_its_share_from_every_micrograph() -> None:
+    shapes = [(2, 64, 64), (2, 128, 96), (2, 40, 40), (2, 32, 200)]
+    sampler = _sampler(shapes, window=2)
+    assert sampler.samples_per_epoch == 4 + 12 + 1 + 6
+    for epoch in range(3):
+        first = epoch * sampler.samples_per_epoch
+        counts = Counter(sampler.sample(first + i).micrograph for i in range(23))
+        assert counts == {0: 4, 1: 12, 2: 1, 3: 6}
+
+
+@given(window=st.integers(1, 7), seed=st.integers(0, 100))
+def test_patches_come_from_one_window_at_a_time(window: int, seed: int) -> None:
+    shapes = [(2, 64, 64)] * 6
+    sampler = _sampler(shapes, window=window, batch=1, seed=seed)
+    last = -1
+    seen: list[tuple[int, ...]] = []
+    for step in range(sampler.samples_per_epoch):
+        members = sampler.window(step)
+        assert sampler.plan(step)[0].micrograph in members
+        if not seen or members != seen[-1]:
+            assert members not in seen
+            seen.append(members)
+        last = step
+    assert sorted(m for members in seen for m in members) == list(range(6))
+    assert all(len(members) <= window for members in seen)
+    assert sampler.window(last + 1) == sampler.window(last, 1)
+    assert sampler.window(0, len(seen)) == sampler.window(last + 1)
+
+
+def test_epochs_differ_in_order_and_places() -> None:
+    sampler = _sampler([(2, 64, 64)] * 6, window=2)
+    n = sampler.samples_per_epoch
+    first = [sampler.sample(i) for i in range(n)]
+    second = [sampler.sample(n + i) for i in range(n)]
+    assert [p.micrograph for p in first] != [p.micrograph for p in second]
+    assert len({(p.micrograph, p.row, p.column) for p in first + second}) > 1.8 * n
+
+
+@given(groups=st.integers(2, 20), share=st.floats(0.01, 0.99))
+def test_the_range_of_inputs_leaves_a_target(groups: int, share: float) -> None:
+    fewest, most = input_range(groups, share)
+    assert 1 <= fewest <= most <= groups - 1
+    if groups >= 4:
+        assert fewest == min(groups - 1, max(1, round(share * groups)))
+        assert most == groups - 1
+
+
+def test_errors_count_by_the_dose_of_their_target_and_one_on_average() -> None:
+    draws = _draws(_sampler([(8, 64, 64)]), 500)
+    for plan in draws:
+        assert plan.weight == pytest.approx(len(plan.targets) / 3)
+    mean = sum(plan.weight for plan in draws) / len(draws)
+    assert abs(mean - 1) < 5 * math.sqrt(2 / 9 / len(draws))
+    assert {plan.weight for plan in _draws(_sampler([(2, 64, 64)]), 20)} == {1.0}
+
+
+def test_a_step_that_ranks_cannot_share_is_a_mistake() -> None:
+    with pytest.raises(ValueError, match="8 pairs cannot be shared by 3"):
+        _sampler([(2, 64, 64)], world_size=3)

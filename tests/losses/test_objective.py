@@ -46,8 +46,8 @@ def test_the_total_is_weighted_and_the_parts_are_not(a: float, b: float) -> None
     prediction, target = _pair(torch.float64)
     output = Objective({"mse": a, "fourier-log-power": b})(prediction, target)
     parts = {
-        "mse": mse(prediction, target),
-        "fourier-log-power": fourier_log_power(prediction, target),
+        "mse": mse(prediction, target).mean(),
+        "fourier-log-power": fourier_log_power(prediction, target).mean(),
     }
     assert {name: float(p) for name, p in output.parts.items()} == {
         name: float(p) for name, p in parts.items()
@@ -62,7 +62,8 @@ def test_the_gradient_is_that_of_the_weighted_sum() -> None:
     output = Objective({"mse": 0.5, "fourier-log-power": 2.0})(prediction, target)
     (found,) = torch.autograd.grad(output.total, prediction)
     (expected,) = torch.autograd.grad(
-        0.5 * mse(prediction, target) + 2 * fourier_log_power(prediction, target), prediction
+        (0.5 * mse(prediction, target) + 2 * fourier_log_power(prediction, target)).mean(),
+        prediction,
     )
     torch.testing.assert_close(found, expected)
     assert not any(part.requires_grad for part in output.parts.values())
@@ -84,6 +85,17 @@ def test_a_wide_target_is_not_narrowed() -> None:
     expected = (prediction.bfloat16().double() - target.double()).square().mean()
     assert math.isclose(float(output.total), float(expected), rel_tol=1e-5)
     assert output.total.dtype == torch.float32
+
+
+def test_a_sample_counts_by_its_weight() -> None:
+    prediction, target = _pair(torch.float64)
+    output = Objective({"mse": 2.0})(
+        prediction, target, torch.tensor([0.5, 1.5], dtype=torch.float64)
+    )
+    errors = (prediction - target).square().mean((1, 2, 3)).tolist()
+    expected = (0.5 * errors[0] + 1.5 * errors[1]) / 2
+    assert math.isclose(float(output.parts["mse"]), expected, rel_tol=1e-12)
+    assert math.isclose(float(output.total), 2 * expected, rel_tol=1e-12)
 
 
 def test_arguments_are_left_alone() -> None:

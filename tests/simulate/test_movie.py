@@ -11,6 +11,7 @@ from torch import Tensor
 
 from clearice.config import SimulateConfig
 from clearice.simulate import SimulatedMovie, barrel, simulate_movie
+from clearice.simulate.imaging import critical_exposure
 from clearice.simulate.movie import place_particles
 from clearice.types import AtomCloud
 
@@ -288,3 +289,38 @@ def test_hot_pixels_add_counts_at_the_same_places_in_every_frame() -> None:
     extra = float(movies[0].frames[:, hot[0]].mean()) - 1
     assert abs(extra - 20) < N_SIGMA * math.sqrt(21 / (4 * expected))
     assert float(movies[0].truth.max()) < 5
+
+
+def test_damage_fades_each_frame_by_its_exposure() -> None:
+    frequency = torch.tensor([0.0, 1 / 20, 1 / 3], dtype=torch.float64)
+    expected = [math.inf, 0.245 * 20**1.665 + 2.81, 0.245 * 3**1.665 + 2.81]
+    assert critical_exposure(frequency, 300.0).tolist() == pytest.approx(expected)
+    torch.testing.assert_close(
+        critical_exposure(frequency[1:], 200.0), 0.8 * critical_exposure(frequency[1:], 300.0)
+    )
+
+
+def test_damage_weakens_late_frames_and_leaves_the_mean() -> None:
+    plain, damaged = (
+        simulate_movie(
+            _ball(),
+            SimulateConfig(
+                micrographs=1, size=256, frames=8, contrast=2.0, radiation_damage=damage
+            ),
+            0,
+            CPU,
+        )
+        for damage in (False, True)
+    )
+    truth = plain.truth - plain.truth.mean()
+
+    def signal(frames: torch.Tensor) -> float:
+        mean = frames.mean(0)
+        return float(((mean - mean.mean()) * truth).sum() / truth.square().sum())
+
+    first, last = slice(0, 4), slice(4, 8)
+    assert torch.equal(plain.truth, damaged.truth)
+    assert signal(damaged.frames[last]) < signal(damaged.frames[first])
+    assert signal(damaged.frames[last]) < signal(plain.frames[last])
+    noise = math.sqrt(float(plain.frames.mean()) / plain.frames.numel())
+    assert abs(float(plain.frames.mean() - damaged.frames.mean())) < 5 * math.sqrt(2) * noise

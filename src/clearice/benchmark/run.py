@@ -44,7 +44,7 @@ def run(what: str, device: torch.device, size: int, batch_size: int) -> dict[str
 def _batch(device: torch.device, size: int, batch_size: int) -> PatchBatch:
     shape = (2, batch_size, 1, size, size)
     pair = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
-    return PatchBatch(pair[0], pair[1])
+    return PatchBatch(pair[0], pair[1], torch.ones(batch_size, device=device))
 
 
 def _train(device: torch.device, size: int, batch_size: int) -> list[Row]:
@@ -111,7 +111,7 @@ def _losses(device: torch.device, size: int, batch_size: int) -> list[Row]:
         prediction = batch.input.clone().requires_grad_()
 
         def work(prediction=prediction, info=info):  # type: ignore[no-untyped-def]
-            torch.autograd.grad(info.function(prediction, batch.target), prediction)
+            torch.autograd.grad(info.function(prediction, batch.target).mean(), prediction)
 
         rows.append({"loss": name, "milliseconds": round(1e3 * seconds(work, device), 4)})
     for row in rows:

@@ -4,7 +4,7 @@ from clearice.data.loader import PatchLoader
 from clearice.data.manifest import MANIFEST_NAME, Manifest, MicrographEntry, Split
 from clearice.data.normalise import Affine, dose_weighted_mean
 from clearice.data.reader import Dataset, open_dataset
-from clearice.data.sampler import GridSampler, PatchPlan, Sampler
+from clearice.data.sampler import GridSampler, PatchPlan, Sampler, patches_of
 from clearice.data.writer import DatasetWriter, assign_splits
 
 __all__ = [
@@ -22,4 +22,5 @@ __all__ = [
     "assign_splits",
     "dose_weighted_mean",
     "open_dataset",
+    "patches_of",
 ]

@@ -17,11 +17,13 @@ from clearice.io.mrc import (
     same_pixel_size,
     write_mrc,
 )
+from clearice.io.stacks import copy_crop
 from clearice.io.star import write_coordinates
 
 __all__ = [
     "PixelSizeFallback",
     "atomic_path",
+    "copy_crop",
     "ensure_folder",
     "image_shape",
     "open_movie",

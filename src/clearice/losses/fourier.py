@@ -9,10 +9,10 @@ from torch import Tensor
 
 def fourier_log_power(
     prediction: Float[Tensor, "n c h w"], target: Float[Tensor, "n c h w"]
-) -> Float[Tensor, ""]:
-    """Squared difference of log power spectra.
+) -> Float[Tensor, "n"]:
+    """Squared difference of log power spectra, of each sample.
 
-    Mean over batch and half-spectrum (each stored bin once) of
+    Mean over the half-spectrum (each stored bin once) of
     (log(1 + |F prediction|²) − log(1 + |F target|²))², F the unnormalised `rfft2` of the
     normalised patch.
 
@@ -25,4 +25,4 @@ def fourier_log_power(
         spectrum = torch.fft.rfft2(image)
         return torch.log1p(spectrum.real.square() + spectrum.imag.square())
 
-    return (log_power(prediction) - log_power(target)).square().mean()
+    return (log_power(prediction) - log_power(target)).square().mean((1, 2, 3))

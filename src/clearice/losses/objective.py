@@ -14,7 +14,7 @@ from clearice.types import LossOutput
 
 @final
 class Objective:
-    """Σ weight · loss, always computed in float32 or wider.
+    """Σ weight · loss, averaged over samples, always computed in float32 or wider.
 
     Args:
         weights: Weight of each loss.
@@ -28,13 +28,23 @@ class Objective:
         self._terms = {name: find_loss(name) for name in weights}
 
     def __call__(
-        self, prediction: Float[Tensor, "n c h w"], target: Float[Tensor, "n c h w"]
+        self,
+        prediction: Float[Tensor, "n c h w"],
+        target: Float[Tensor, "n c h w"],
+        sample_weight: Float[Tensor, "n"] | None = None,
     ) -> LossOutput:
-        """Return the weighted total and each part without its weight."""
+        """Return the weighted total and each part without its weight.
+
+        Args:
+            prediction: Of the network.
+            target: On the same scale.
+            sample_weight: How much each sample's error counts; None: all the same.
+        """
         wide = prediction if prediction.dtype.itemsize >= 4 else prediction.float()
-        parts = {
-            name: term.function(wide, target.to(wide.dtype)) for name, term in self._terms.items()
-        }
+        parts = {}
+        for name, term in self._terms.items():
+            values = term.function(wide, target.to(wide.dtype))
+            parts[name] = (values if sample_weight is None else sample_weight * values).mean()
         total = sum((self.weights[name] * part for name, part in parts.items()), wide.new_zeros(()))
         return LossOutput(total, {name: part.detach() for name, part in parts.items()})
 

@@ -26,7 +26,7 @@ class LossInfo:
     """One loss, with what a user must know before using it.
 
     Attributes:
-        function: (prediction, target) → scalar.
+        function: (prediction, target) → one value a sample.
         formula: In one line.
         verdict: For noisy targets.
         why: The minimiser against a noisy target, in one sentence.

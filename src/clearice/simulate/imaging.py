@@ -118,6 +118,22 @@ def contrast_transfer(
     return -ctf.to(torch.float32)
 
 
+def critical_exposure(
+    frequency_per_angstrom: Float[Tensor, "*shape"], voltage_kv: float
+) -> Float[Tensor, "*shape"]:
+    """Return the exposure after which a Fourier amplitude has fallen to 1/√e, e/Å².
+
+    Source: Grant & Grigorieff 2015, eq. 3, measured at 300 kV; 0.8 of it at 200 kV, and in
+    proportion in between.
+
+    Args:
+        frequency_per_angstrom: Spatial frequency, 1/Å; infinite exposure at 0.
+        voltage_kv: Acceleration voltage, kV.
+    """
+    scale = 1 + 0.2 * (voltage_kv - 300) / 100
+    return scale * (0.245 * frequency_per_angstrom.pow(-1.665) + 2.81)
+
+
 def expected_image(
     potential: Float[Tensor, "h w"], config: SimulateConfig, physics: MicrographPhysics
 ) -> Float[Tensor, "h w"]:

@@ -10,11 +10,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from clearice.config import SimulateConfig
-from clearice.fourier import shift_spectrum
+from clearice.fourier import frequency_grid, shift_spectrum
 from clearice.seeds import derive_seed
 from clearice.simulate.imaging import (
     MicrographPhysics,
     add_atoms,
+    critical_exposure,
     expected_image,
     projected_potential,
 )
@@ -31,7 +32,7 @@ class SimulatedMovie:
 
     Attributes:
         frames: Counts of each frame.
-        truth: Expected counts of the whole exposure, without gain errors or drift.
+        truth: Expected counts of the whole exposure, without gain errors, drift or damage.
         xy_px: Particle centres (x along columns, y along rows), px.
         physics: Defocus and astigmatism.
     """
@@ -138,10 +139,18 @@ def simulate_movie(
     gain, hot = _gain(config, config.seed, device)
     dose_per_frame = config.dose_e_per_A2 * config.pixel_size_angstrom**2 / config.frames
     spectrum = torch.fft.rfft2(expected_image(potential, config, physics))
+    lifetime = critical_exposure(
+        frequency_grid(config.size, config.size, device=device) / config.pixel_size_angstrom,
+        config.voltage_kv,
+    )
     frames = torch.empty(config.frames, config.size, config.size)
     for frame, shift in enumerate(_drift_path(config, layout)):
+        seen = spectrum
+        if config.radiation_damage:
+            exposure = config.dose_e_per_A2 * (frame + 0.5) / config.frames
+            seen = spectrum * torch.exp(-exposure / (2 * lifetime))
         moved = torch.fft.irfft2(
-            shift_spectrum(spectrum, config.size, shift), s=(config.size, config.size)
+            shift_spectrum(seen, config.size, shift), s=(config.size, config.size)
         )
         expected = dose_per_frame * moved * ice * gain + hot
         counting = torch.Generator(device).manual_seed(

@@ -85,7 +85,7 @@ def step(
     half = config.precision == "bfloat16"
     with torch.autocast(batch.input.device.type, torch.bfloat16, enabled=half):
         prediction = network(batch.input)
-    output = objective(prediction, batch.target)
+    output = objective(prediction, batch.target, batch.weight)
     output.total.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(state.network.parameters(), config.gradient_clip)
     state.optimizer.step()

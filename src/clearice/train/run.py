@@ -20,6 +20,7 @@ from clearice.data import (
     Sampler,
     Split,
     open_dataset,
+    patches_of,
 )
 from clearice.errors import ConfigError, DatasetError, OutputError, TrainingInterruptedError
 from clearice.losses import Objective
@@ -98,6 +99,7 @@ def run(
         _start(out, config)
     train = data.entries(Split.TRAIN)
     loader = _training_loader(data, train, config, device)
+    say(loader.choice.reason)
     epochs_in_steps = config.epochs * steps_per_epoch(train, config)
     total = epochs_in_steps if config.steps is None else config.steps
     validator = _validator(data, objective, config, device, loader.cache)
@@ -116,9 +118,7 @@ def run(
 
 def steps_per_epoch(train: list[MicrographEntry], config: TrainConfig) -> int:
     """Return the steps that draw as many patches as would cover the training micrographs once."""
-    patches = sum(
-        max(1, (e.shape[1] // config.patch_size) * (e.shape[2] // config.patch_size)) for e in train
-    )
+    patches = sum(patches_of(entry.shape, config.patch_size) for entry in train)
     return max(1, -(-patches // config.batch_size))
 
 
@@ -141,7 +141,7 @@ def _start(out: Path, config: TrainConfig) -> None:
 
 
 # These change how a run is carried out, not what it computes.
-_FREE_ON_RESUME = {"cache", "checkpoint_seconds"}
+_FREE_ON_RESUME = {"cache", "checkpoint_seconds", "workers"}
 
 
 def _resume(state: TrainState, out: Path, config: TrainConfig, data: Dataset) -> None:
@@ -200,9 +200,20 @@ def _training_loader(
         config.seed,
         augment=config.augment,
         exchangeable=data.manifest.roles == "exchangeable",
+        smallest_input=config.smallest_input,
+        weight_by_dose=config.weight_by_dose,
+        window=config.window,
     )
-    clean = config.target == "clean"
-    return PatchLoader(data, train, sampler, config.patch_size, device, config.cache, clean=clean)
+    return PatchLoader(
+        data,
+        train,
+        sampler,
+        config.patch_size,
+        device,
+        config.cache,
+        clean=config.target == "clean",
+        workers=config.workers,
+    )
 
 
 def _validator(
@@ -214,7 +225,16 @@ def _validator(
     _check_patches(held_out, config)
     grid = GridSampler([e.shape for e in held_out], config.patch_size, config.batch_size)
     clean = config.target == "clean"
-    loader = PatchLoader(data, held_out, grid, config.patch_size, device, cache, clean=clean)
+    loader = PatchLoader(
+        data,
+        held_out,
+        grid,
+        config.patch_size,
+        device,
+        cache,
+        clean=clean,
+        workers=config.workers,
+    )
     return Validator(
         loader,
         len(grid),
