@@ -6,6 +6,7 @@ import glob
 import json
 import sys
 import warnings
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
@@ -559,10 +560,12 @@ def _print_rows(rows: list[dict[str, Any]], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(rows, indent=2))
         return
-    widths = {key: max(len(key), *(len(str(row[key])) for row in rows)) for key in rows[0]}
-    print("  ".join(key.ljust(width) for key, width in widths.items()).rstrip())
-    for row in rows:
-        print("  ".join(str(row[key]).ljust(width) for key, width in widths.items()).rstrip())
+    for keys, same in groupby(rows, key=tuple):  # rows of other columns get a table of their own
+        table = list(same)
+        widths = {key: max(len(key), *(len(str(row[key])) for row in table)) for key in keys}
+        print("  ".join(key.ljust(width) for key, width in widths.items()).rstrip())
+        for row in table:
+            print("  ".join(str(row[key]).ljust(width) for key, width in widths.items()).rstrip())
 
 
 def _print_table(caption: str, values: dict[str, float | None]) -> None:

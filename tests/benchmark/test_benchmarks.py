@@ -20,7 +20,6 @@ _RATIOS = {
     "train": ("ratio_to_float32", "network", set(NETWORKS)),
     "denoise": ("ratio_to_first", "network", set(NETWORKS)),
     "losses": ("ratio_to_mse", "loss", set(LOSSES)),
-    "loader": ("ratio_to_stream", "cache", {"stream", "ram"}),
 }
 
 
@@ -31,7 +30,8 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     def seconds(work: Callable[[], object], device: torch.device) -> float:
         return timing.seconds(work, device, budget_s=1e-3)
 
-    monkeypatch.setattr(sys.modules["clearice.benchmark.run"], "seconds", seconds)
+    for room in ("run", "loader"):
+        monkeypatch.setattr(sys.modules[f"clearice.benchmark.{room}"], "seconds", seconds)
 
 
 @pytest.mark.parametrize("what", _RATIOS)
@@ -49,6 +49,24 @@ def test_a_benchmark_tells_ratios_and_context(what: str) -> None:
     assert context["torch"] == torch.__version__
     assert {"python", "clearice"} <= set(context)
     assert date.fromisoformat(context["date"]) <= date.today()
+
+
+def test_the_loader_is_compared_with_a_plain_one_and_with_a_step() -> None:
+    rows = benchmark.run("loader", CPU, 48, 2)["rows"]
+    rates = [row for row in rows if "pairs_per_second" in row]
+    assert [(row["groups"], row["loader"]) for row in rates] == [
+        (groups, name) for groups in (2, 8) for name in ("plain DataLoader", "stream", "ram")
+    ]
+    for row in rates:
+        assert row["bytes_read_per_pair"] == row["groups"] * 48 * 48 * 2
+        read = row["pairs_per_second"] * row["bytes_read_per_pair"] / 1e9
+        assert row["gigabytes_per_second"] == pytest.approx(read, rel=0.05, abs=1e-3)
+    assert all(row["ratio_to_plain"] == 1 for row in rates if row["loader"] == "plain DataLoader")
+    costs = [row for row in rows if "percent_of_step" in row]
+    assert [(row["groups"], row["loader"]) for row in costs] == [
+        (groups, name) for groups in (2, 8) for name in ("stream", "ram")
+    ]
+    assert all(row["step_milliseconds"] > 0 for row in costs)
 
 
 def test_the_median_is_of_warm_calls() -> None:

@@ -199,9 +199,11 @@ def test_files_are_read_ahead_from_end_to_end(tmp_path: Path) -> None:
     with ReadAhead() as ahead:
         ahead._read = read.append  # type: ignore[method-assign,assignment]
         ahead.request([*files, tmp_path / "missing"])
+        ahead.request([files[0]])
+        ahead.request(files[:2])
         ahead._files.put(None)
         ahead._thread.join(5)
-    assert read == [*files, tmp_path / "missing"]
+    assert read == [*files, tmp_path / "missing", files[1]]
 
 
 def test_a_file_that_cannot_be_read_ahead_is_left_to_its_reader(tmp_path: Path) -> None:

@@ -9,14 +9,13 @@ from typing import Any, Final
 
 import torch
 
-from clearice import checkpoint, simulate
+from clearice import checkpoint
+from clearice.benchmark import loader
 from clearice.benchmark.timing import context, seconds
-from clearice.config import PrepareConfig, SimulateConfig, TrainConfig
-from clearice.data import PatchLoader, Sampler, open_dataset
+from clearice.config import TrainConfig
 from clearice.denoise import Denoiser
 from clearice.losses import LOSSES, Objective
 from clearice.networks import NETWORKS, build_network, parameter_count, place
-from clearice.prepare import prepare_movies
 from clearice.train import step
 from clearice.train.state import new_state
 from clearice.types import PatchBatch
@@ -119,43 +118,9 @@ def _losses(device: torch.device, size: int, batch_size: int) -> list[Row]:
     return rows
 
 
-def _loader(device: torch.device, size: int, batch_size: int) -> list[Row]:
-    """Time batches from each cache; the baseline is streaming from disk."""
-    caches = ("stream", "ram", "gpu") if device.type == "cuda" else ("stream", "ram")
-    rows: list[Row] = []
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        settings = SimulateConfig(micrographs=4, size=2 * size, frames=8, particle_fill=0.0)
-        movies = simulate.run(settings, root / "simulated", device)
-        prepare_movies(movies, root / "dataset", PrepareConfig())
-        dataset = open_dataset(root / "dataset")
-        entries = list(dataset.manifest.micrographs)
-        sampler = Sampler(
-            [e.shape for e in entries], size, batch_size, 0, augment=True, exchangeable=True
-        )
-        for cache in caches:
-            loader = PatchLoader(dataset, entries, sampler, size, device, cache)  # type: ignore[arg-type]
-            taken = seconds(_counter(loader), device) / _LOADER_STEPS
-            rows.append({"cache": cache, "pairs_per_second": round(batch_size / taken, 1)})
-    for row in rows:
-        row["ratio_to_stream"] = round(row["pairs_per_second"] / rows[0]["pairs_per_second"], 2)
-    return rows
-
-
-_LOADER_STEPS = 16
-
-
-def _counter(loader: PatchLoader) -> Callable[[], None]:
-    def drain() -> None:
-        for _ in loader.batches(0, _LOADER_STEPS):
-            pass
-
-    return drain
-
-
 _BENCHMARKS: Final[dict[str, Callable[[torch.device, int, int], list[Row]]]] = {
     "train": _train,
     "denoise": _denoise,
     "losses": _losses,
-    "loader": _loader,
+    "loader": loader.measure,
 }

@@ -1,6 +1,6 @@
 """The data set on disk and on its way into training: writer, reader, sampler, caches."""
 
-from clearice.data.loader import PatchLoader
+from clearice.data.loader import PatchLoader, default_workers
 from clearice.data.manifest import MANIFEST_NAME, Manifest, MicrographEntry, Split
 from clearice.data.normalise import Affine, dose_weighted_mean
 from clearice.data.reader import Dataset, open_dataset
@@ -20,6 +20,7 @@ __all__ = [
     "Sampler",
     "Split",
     "assign_splits",
+    "default_workers",
     "dose_weighted_mean",
     "open_dataset",
     "patches_of",

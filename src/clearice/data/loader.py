@@ -173,9 +173,9 @@ class PatchLoader:
         window: tuple[int, ...] = ()
         for step in range(first, last):
             if ahead is not None and self._sampler.window(step) != window:
-                new = self._sampler.window(step) if not window else ()
                 window = self._sampler.window(step)
-                ahead.request(self._files[m] for m in (*new, *self._sampler.window(step, 1)))
+                wanted = (*window, *self._sampler.window(step, 1))
+                ahead.request([self._files[micrograph] for micrograph in wanted])
             while len(started) < depth and step + len(started) < last:
                 plans = self._sampler.plan(step + len(started))
                 started.append(self._start(plans, spare.pop() if spare else None, pool))

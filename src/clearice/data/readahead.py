@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self, final
@@ -23,6 +23,7 @@ class ReadAhead:
 
     def __init__(self) -> None:
         self._files: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
+        self._requested: set[Path] = set()
         self._stop = threading.Event()
         self._buffer = bytearray(_CHUNK_BYTES)
         self._thread = threading.Thread(target=self._run, name="read-ahead", daemon=True)
@@ -41,10 +42,12 @@ class ReadAhead:
         self._files.put(None)
         self._thread.join()
 
-    def request(self, files: Iterable[Path]) -> None:
-        """Ask for files; returns at once."""
+    def request(self, files: Sequence[Path]) -> None:
+        """Ask for files, but for those that were part of the last request; returns at once."""
         for file in files:
-            self._files.put(file)
+            if file not in self._requested:
+                self._files.put(file)
+        self._requested = set(files)
 
     def _run(self) -> None:
         while (file := self._files.get()) is not None and not self._stop.is_set():
