@@ -232,9 +232,9 @@ def test_unknown_commands_and_missing_arguments(capsys: Capture, tmp_path: Path)
     assert "--out" in _refused(capsys, "simulate")
     assert "--wat" in _refused(capsys, "doctor", "--wat")
     assert "train" in _refused(capsys, "benchmark", "everything")
-    assert "movies or --pairs" in _refused(capsys, "prepare", "--out", tmp_path / "set")
+    assert "or --pairs" in _refused(capsys, "prepare", "--out", tmp_path / "set")
     both = ("prepare", tmp_path, "--pairs", "a*", "b*", "--out", tmp_path / "set")
-    assert "movies or --pairs" in _refused(capsys, *both)
+    assert "or --pairs" in _refused(capsys, *both)
     assert "at least one" in _refused(capsys, "report", "--out", tmp_path / "r.html")
 
 
@@ -467,7 +467,7 @@ def test_folders_and_patterns_without_files(capsys: Capture, model: Path, tmp_pa
         capsys, "train", tmp_path / "empty", "--out", tmp_path / "run"
     )
     movies = ("prepare", tmp_path / "empty", "--out", tmp_path / "set")
-    assert "holds no .mrc files" in _refused(capsys, *movies)
+    assert "holds no movies" in _refused(capsys, *movies)
 
 
 def test_models_that_cannot_be_used(capsys: Capture, model: Path, tmp_path: Path) -> None:
@@ -519,8 +519,8 @@ def test_folders_files_and_patterns_mean_the_same(
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (("--dose-ratio", "7"), "--dose-ratio is for --pairs"),
-        (("--pairs", "a*", "b*"), "either movies or --pairs"),
+        (("--dose-ratio", "7"), "--dose-ratio is for half-sets"),
+        (("--pairs", "a*", "b*"), "or --pairs"),
     ],
 )
 def test_options_that_do_not_apply_to_movies_are_refused(
@@ -537,7 +537,7 @@ def test_options_that_do_not_apply_to_pairs_or_micrographs_are_refused(
     image = write_image(tmp_path / "mic.mrc", torch.randn(16, 16))
     out = tmp_path / "out"
     line = _refused(capsys, "prepare", "--pairs", image, image, "--groups", "4", "--out", out)
-    assert "--groups is for movies" in line
+    assert "--groups: only for movies" in line
     for option in (("--halves",), ("--split", "train")):
         line = _refused(capsys, "denoise", image, "--model", model, "--out", out, *option)
         assert "for a data set" in line

@@ -138,36 +138,68 @@ def simulate(
 @app.command
 def prepare(
     *inputs: Path,
-    out: Out,
+    out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
     pairs: Annotated[tuple[str, str] | None, Parameter(negative="")] = None,
+    dry_run: Annotated[bool, Parameter(negative="")] = False,
     config: Path | None = None,
     groups: int | None = None,
+    align: Literal["none", "global"] | None = None,
+    gain: Path | None = None,
+    gain_mode: Literal["auto", "multiply", "divide"] | None = None,
+    gain_rotation: int | None = None,
+    gain_flip: int | None = None,
+    defects: Path | None = None,
+    frames_per_fraction: int | None = None,
+    upsampling: int | None = None,
+    dose_weight: Annotated[bool | None, Parameter(negative="")] = None,
+    fix_pattern: Annotated[bool | None, Parameter(negative="")] = None,
     truth: Path | None = None,
     validation_fraction: float | None = None,
     test_fraction: float | None = None,
     dose_ratio: float | None = None,
     dose: float | None = None,
+    voltage: float | None = None,
     pixel_size: float | None = None,
+    sample_size: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 1024,
     seed: int | None = None,
+    workers: Annotated[int | None, Parameter(validator=validators.Number(gte=1))] = None,
+    device: Device = "cpu",
 ) -> None:
     """Make a data set from movies, or from ready half-sets.
 
-    Example: clearice prepare movies/*.mrc --out dataset
+    Example: clearice prepare movies/*.tiff --gain gain.mrc --align global --out dataset
+    Example: clearice prepare MotionCorr/job002 --dry-run
     Example: clearice prepare --pairs 'halves/*_ODD.mrc' 'halves/*_EVN.mrc' --out dataset
 
     Args:
-        inputs: Movies, or folders of movies.
+        inputs: Movies, folders of movies or half-sets, STAR or .cs lists, or one older flat
+            training set (a folder of .bin files).
         out: Folder of the data set.
         pairs: Two quoted patterns whose wildcards match the same names.
+        dry_run: Show what is found and why, and write nothing.
         config: YAML file with any of the settings; options given here take precedence.
         groups: Frame groups kept of each movie; 2 is even/odd.
+        align: Whole-frame motion of movies.
+        gain: Gain reference of the movies.
+        gain_mode: How it is applied; auto divides EER and multiplies all else.
+        gain_rotation: Quarter turns, as MotionCor's -RotGain.
+        gain_flip: 1 upside down, 2 left-right, as MotionCor's -FlipGain.
+        defects: Defect list (text) or map (MRC, TIFF).
+        frames_per_fraction: Raw EER frames summed into one (default: about 40 fractions).
+        upsampling: Of EER: 2 renders half of the physical pixel.
+        dose_weight: Weigh frames by exposure.
+        fix_pattern: Remove what the detector adds to every image of the session.
         truth: Folder of noise-free images of the same names (simulations).
         validation_fraction: Share of the micrographs to watch training with.
         test_fraction: Share of the micrographs to keep for evaluation.
         dose_ratio: Dose of the second pattern over that of the first (default: look).
-        dose: Total dose, e/Å², to be recorded.
+        dose: Total dose, e/Å².
+        voltage: Acceleration voltage, kV, for --dose-weight.
         pixel_size: Å/px; overrides the headers.
+        sample_size: Edge of the samples of a flat training set, px.
         seed: Seed of the random split by micrograph.
+        workers: Micrographs made at a time (default: by processors and memory).
+        device: Where movies are corrected and aligned: auto, cpu, cuda, cuda:N or mps.
     """
     from clearice import prepare as room
     from clearice.config import PrepareConfig, load_config
@@ -175,26 +207,48 @@ def prepare(
 
     overrides = {
         "groups": groups,
+        "align": align,
+        "gain": gain,
+        "gain_mode": gain_mode,
+        "gain_rotation": gain_rotation,
+        "gain_flip": gain_flip,
+        "defects": defects,
+        "frames_per_fraction": frames_per_fraction,
+        "upsampling": upsampling,
+        "dose_weight": dose_weight,
+        "fix_pattern": fix_pattern,
         "validation_fraction": validation_fraction,
         "test_fraction": test_fraction,
         "dose_ratio": dose_ratio,
         "dose_e_per_A2": dose,
+        "voltage_kv": voltage,
         "pixel_size_angstrom": pixel_size,
         "seed": seed,
     }
     settings = load_config(PrepareConfig, config, overrides)
     if bool(inputs) == (pairs is not None):
-        raise ConfigError("give either movies or --pairs 'FIRST*' 'SECOND*'")
-    if pairs is None and dose_ratio is not None:
-        raise ConfigError("--dose-ratio is for --pairs; frames of a movie have the same dose")
-    if pairs is not None and groups is not None:
-        raise ConfigError("--groups is for movies; --pairs are two groups")
+        raise ConfigError("give either movies, halves or lists, or --pairs 'FIRST*' 'SECOND*'")
+    flat = len(inputs) == 1 and room.is_flat(inputs[0])
+    found = None if flat else room.find_pairs(*pairs) if pairs else room.find_inputs(inputs)
+    if dry_run and found is not None:
+        print(room.format_discovery(found))
+        return
+    if out is None:
+        raise ConfigError("--out is missing: name a folder for the data set, or use --dry-run")
     with progress_bar("prepare") as update:
-        if pairs:
-            found = room.match_pairs(*pairs)
-            manifest = room.prepare_pairs(found, out, settings, truth, update, say)
+        if found is None:
+            manifest = room.convert_flat(inputs[0], out, settings, update, sample_size, say)
         else:
-            manifest = room.prepare_movies(_expand(inputs), out, settings, truth, update)
+            manifest = room.prepare_inputs(
+                found,
+                out,
+                settings,
+                truth,
+                device=_device(device),
+                workers=workers,
+                progress=update,
+                say=say,
+            )
     counts = {s: sum(e.split.value == s for e in manifest.micrographs) for s in _SPLITS}
     print(f"{out}: " + ", ".join(f"{count} {split}" for split, count in counts.items()))
 
@@ -222,6 +276,8 @@ def train(
     learning_rate: float | None = None,
     dropout: float | None = None,
     cache: Cache | None = None,
+    stream: Annotated[bool, Parameter(negative="")] = False,
+    workers: int | None = None,
     precision: Precision | None = None,
     compile: bool | None = None,  # noqa: A002  (the option's name)
     seed: int | None = None,
@@ -246,7 +302,9 @@ def train(
         patch_size: Edge of a patch, px.
         learning_rate: Peak of the schedule.
         dropout: Share of channels dropped while training; 0.2 helps where data are few.
-        cache: Where the data are held.
+        cache: Where the data are held; auto takes the fastest that fits.
+        stream: The same as --cache stream.
+        workers: Threads that read patches.
         precision: Of the network.
         compile: Use torch.compile.
         seed: Seed of weights and samples.
@@ -257,6 +315,8 @@ def train(
     from clearice.config import TrainConfig, fourier_weighted_loss, load_config, parse_loss
     from clearice.console import progress_bar, say
 
+    if stream and cache not in {None, "stream"}:
+        raise ConfigError(f"give --stream or --cache {cache}, not both")
     if loss is not None and fourier_weight is not None:
         raise ConfigError("give --loss or --fourier-weight, not both")
     weights = parse_loss(loss) if loss is not None else None
@@ -272,7 +332,8 @@ def train(
         "patch_size": patch_size,
         "learning_rate": learning_rate,
         "dropout": dropout,
-        "cache": cache,
+        "cache": "stream" if stream else cache,
+        "workers": workers,
         "precision": precision,
         "compile": compile,
         "seed": seed,

@@ -73,6 +73,28 @@ class PrepareConfig(Config):
     groups: int = Field(
         8, ge=2, le=64, description="interleaved frame groups kept of each movie; 2 is even/odd"
     )
+    align: Literal["none", "global"] = Field(
+        "none", description="whole-frame motion of movies: left, or found and corrected"
+    )
+    dose_weight: bool = Field(
+        False, description="weigh the frames of movies by exposure (needs the dose); off: see docs"
+    )
+    gain: Path | None = Field(None, description="gain reference of the movies (MRC, TIFF, .gain)")
+    gain_mode: Literal["auto", "multiply", "divide"] = Field(
+        "auto", description="how it is applied; auto divides EER and multiplies all else"
+    )
+    gain_rotation: int = Field(0, ge=0, le=3, description="quarter turns, as MotionCor's -RotGain")
+    gain_flip: int = Field(
+        0, ge=0, le=2, description="1 upside down, 2 left-right, as MotionCor's -FlipGain"
+    )
+    defects: Path | None = Field(None, description="defect list (text) or map (MRC, TIFF)")
+    frames_per_fraction: int | None = Field(
+        None, ge=1, description="raw EER frames summed into one; None: about 40 fractions a movie"
+    )
+    upsampling: Literal[1, 2] = Field(1, description="of EER: 2 renders half of the physical pixel")
+    fix_pattern: bool = Field(
+        False, description="remove what a detector adds to every image of a session"
+    )
     validation_fraction: float = Field(0.1, ge=0, lt=1, description="share of the micrographs")
     test_fraction: float = Field(0.1, ge=0, lt=1, description="share of the micrographs")
     dose_ratio: float | None = Field(
@@ -82,6 +104,7 @@ class PrepareConfig(Config):
         None, gt=0, le=100, description="Å/px, overrides the headers"
     )
     dose_e_per_A2: float | None = Field(None, gt=0, description="total dose, e/Å², if known")
+    voltage_kv: float = Field(300.0, ge=60, le=1000, description="kV, for dose_weight")
     seed: int = Field(0, ge=0, description="seed of the random split by micrograph")
 
     @model_validator(mode="after")

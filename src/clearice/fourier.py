@@ -171,3 +171,40 @@ def shift_spectrum(
     fx = torch.fft.rfftfreq(width, device=spectrum.device, dtype=spectrum.real.dtype)
     angle = -2 * math.pi * (fy[:, None] * shift_px[0] + fx[None, :] * shift_px[1])
     return spectrum * torch.polar(torch.ones_like(angle), angle)
+
+
+def shift_keeping_power(
+    spectrum: Complex[Tensor, "h wf"], width: int, shift_px: tuple[float, float]
+) -> Complex[Tensor, "h wf"]:
+    """Shift an image by (rows, columns) px with every Fourier pixel keeping its power.
+
+    `shift_spectrum` leaves a half-spectrum that no real image has wherever an axis is even and the
+    shift is no whole number, and the inverse transform then drops part of the last column. Here its
+    two halves turn in opposite directions, and a pixel that is its own mirror image only changes
+    sign: white noise stays exactly white, and the opposite shift gives the image back.
+
+    Args:
+        spectrum: Half-spectrum of the image.
+        width: Columns of the image.
+        shift_px: Rows and columns by which its content moves, wrapping around at the edges.
+    """
+    height, columns = spectrum.shape
+    rows = _ramp(torch.fft.fftfreq(height, dtype=torch.float64), shift_px[0])
+    across = _ramp(torch.fft.rfftfreq(width, dtype=torch.float64), shift_px[1])
+    shifted = spectrum * rows.to(spectrum)[:, None]
+    shifted *= across.to(spectrum)
+    mirrored = [0] if width % 2 or width == 1 else [0, columns - 1]
+    for column in mirrored:
+        phase = rows * across[column]
+        half = (height + 1) // 2
+        # Row −k of these columns is the mirror image of row k.
+        phase[height - half + 1 :] = phase[1:half].flip(0).conj()
+        own = [0] if height % 2 else [0, height // 2]
+        phase[own] = torch.where(phase[own].real < 0, -1.0, 1.0).to(phase)
+        shifted[:, column] = spectrum[:, column] * phase.to(spectrum)
+    return shifted
+
+
+def _ramp(frequency: Float[Tensor, "n"], shift_px: float) -> Complex[Tensor, "n"]:
+    angle = -2 * math.pi * shift_px * frequency
+    return torch.polar(torch.ones_like(angle), angle)

@@ -65,7 +65,8 @@ class InputItem:
         path: The movie or micrograph.
         even: Sum of its even frames, if the list names one.
         odd: Sum of its odd frames.
-        pixel_size_angstrom: Å/px, if the list says so.
+        pixel_size_angstrom: Å/px, if the list says so; overrides the file.
+        fallback_pixel_size_angstrom: Å/px to take where the file says nothing.
         dose_per_frame_e_per_A2: e/Å², if the list says so.
         gain: Gain reference, if the list names one.
     """
@@ -74,6 +75,7 @@ class InputItem:
     even: Path | None = None
     odd: Path | None = None
     pixel_size_angstrom: float | None = None
+    fallback_pixel_size_angstrom: float | None = None
     dose_per_frame_e_per_A2: float | None = None
     gain: Path | None = None
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from clearice.data import Dataset, PatchLoader, PatchPlan, Sampler, Split
+from clearice.data.assemble import Sources, gather, mix_crops, mixing_weights, places
 from clearice.data.caches import Cache, choose_cache
-from clearice.data.loader import assemble, mixing_weights
 from clearice.data.readahead import ReadAhead
+from clearice.data.sampler import PatchTable
 from clearice.errors import DatasetError, InputFileError
 from clearice.types import PatchBatch
 from helpers import CPU, write_dataset
@@ -53,11 +54,16 @@ def _loader(
     return loader, sampler
 
 
+def _table(plans: list[PatchPlan], groups: int) -> PatchTable:
+    return PatchTable.of(plans, groups)
+
+
 def _mixed(
     stack: torch.Tensor, plan: PatchPlan, weights: list[float], *, clean: bool = False
 ) -> torch.Tensor:
-    rows = mixing_weights(plan, weights, len(stack), clean=clean, exchangeable=True)
-    return assemble(stack[None], torch.tensor([rows]), [plan.orientation])[0]
+    doses = torch.tensor([weights], dtype=torch.float64)
+    mix = mixing_weights(_table([plan], len(weights)), doses, clean=clean)
+    return mix_crops(stack[None], mix, [plan.orientation])[0]
 
 
 def test_inputs_and_targets_are_dose_weighted_means(generator: torch.Generator) -> None:
@@ -93,10 +99,47 @@ def test_a_batch_is_its_samples_one_by_one(generator: torch.Generator) -> None:
     stacks = torch.randn(3, 4, 8, 8, generator=generator)
     plans = [_plan(1, (0, 2), (1, 3)), _plan(6, (1,), (0, 2, 3)), _plan(0, (3,), (0, 1, 2))]
     weights = [0.25] * 4
-    rows = [mixing_weights(plan, weights, 4, clean=False, exchangeable=True) for plan in plans]
-    batch = assemble(stacks, torch.tensor(rows), [plan.orientation for plan in plans])
+    mix = mixing_weights(_table(plans, 4), torch.tensor([weights], dtype=torch.float64))
+    batch = mix_crops(stacks, mix, [plan.orientation for plan in plans])
     for pair, stack, plan in zip(batch, stacks, plans, strict=True):
         assert torch.equal(pair, _mixed(stack, plan, weights))
+
+
+_DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+@pytest.mark.parametrize("device", _DEVICES)
+@pytest.mark.parametrize("size", [1, 5, 32, 33, 70])
+def test_gathering_from_one_pool_is_cutting_turning_and_mixing(
+    generator: torch.Generator, size: int, device: str
+) -> None:
+    shapes = [(3, 70, 90), (2, 80, 71), (3, 75, 75)]
+    stacks = [torch.randn(shape, generator=generator).half() for shape in shapes]
+    doses = torch.tensor([[0.2, 0.3, 0.5], [0.6, 0.4, 0.0], [0.1, 0.1, 0.8]], dtype=torch.float64)
+    plans = []
+    for index in range(24):
+        _, height, width = shapes[index % 3]
+        row = int(torch.randint(height - size + 1, (), generator=generator))
+        column = int(torch.randint(width - size + 1, (), generator=generator))
+        targets = (1,) if index % 3 == 1 else (1, 2)
+        plans.append(PatchPlan(index % 3, row, column, index % 8, (0,), targets))
+    table = _table(plans, 3)
+    mix = mixing_weights(table, doses)
+    crops = torch.zeros(24, 3, size, size, dtype=torch.float16)
+    for plan, out in zip(plans, crops, strict=True):
+        window = slice(plan.row, plan.row + size), slice(plan.column, plan.column + size)
+        stack = stacks[plan.micrograph]
+        out[: len(stack)] = stack[:, *window]
+    expected = mix_crops(crops, mix, [plan.orientation for plan in plans])
+    pool = torch.cat([stack.flatten() for stack in stacks]).to(device)
+    where = places(table, Sources.one_after_the_other(shapes), size)
+    found = gather(pool, where.to(device), mix.to(device), size)
+    torch.testing.assert_close(found.cpu(), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_table_is_its_plans() -> None:
+    plans = [PatchPlan(1, 2, 3, 4, (0, 2), (1,), 0.5), PatchPlan(0, 7, 8, 1, (1,), (0, 2), 1.5)]
+    assert _table(plans, 3).plans() == plans
 
 
 def test_assembling_leaves_the_stack_alone(generator: torch.Generator) -> None:
@@ -287,3 +330,26 @@ def test_a_gpu_cache_without_gpu_is_refused(tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path)
     with pytest.raises(DatasetError, match="needs a GPU"):
         _loader(dataset, "gpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("clean", [False, True])
+@pytest.mark.parametrize("cache", ["gpu", "ram", "stream"])
+def test_a_gpu_gets_the_same_batches(tmp_path: Path, cache: Cache, clean: bool) -> None:
+    dataset = write_dataset(tmp_path, groups=8, truth=True)
+    reference, sampler = _loader(dataset, clean=clean)
+    entries = dataset.entries(Split.TRAIN)
+    device = torch.device("cuda")
+    for workers in (0, 4):
+        loader = PatchLoader(
+            dataset, entries, sampler, 32, device, cache, clean=clean, workers=workers
+        )
+        pairs = zip(loader.batches(0, 40), reference.batches(0, 40), strict=True)
+        for found, expected in pairs:
+            assert found.input.device.type == "cuda"
+            for one, other in (
+                (found.input, expected.input),
+                (found.target, expected.target),
+                (found.weight, expected.weight),
+            ):
+                torch.testing.assert_close(one.cpu(), other, rtol=1e-5, atol=1e-5)

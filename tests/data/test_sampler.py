@@ -6,11 +6,12 @@ import math
 from collections import Counter
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from clearice.data import GridSampler, PatchPlan, Sampler
-from clearice.data.sampler import input_range
+from clearice.data.sampler import _hash, input_range
 
 
 def _sampler(
@@ -148,7 +149,8 @@ def test_an_epoch_draws_its_share_from_every_micrograph() -> None:
     assert sampler.samples_per_epoch == 4 + 12 + 1 + 6
     for epoch in range(3):
         first = epoch * sampler.samples_per_epoch
-        counts = Counter(sampler.sample(first + i).micrograph for i in range(23))
+        plans = sampler.samples(range(first, first + 23)).plans()
+        counts = Counter(plan.micrograph for plan in plans)
         assert counts == {0: 4, 1: 12, 2: 1, 3: 6}
 
 
@@ -174,8 +176,8 @@ def test_patches_come_from_one_window_at_a_time(window: int, seed: int) -> None:
 def test_epochs_differ_in_order_and_places() -> None:
     sampler = _sampler([(2, 64, 64)] * 6, window=2)
     n = sampler.samples_per_epoch
-    first = [sampler.sample(i) for i in range(n)]
-    second = [sampler.sample(n + i) for i in range(n)]
+    first = sampler.samples(range(n)).plans()
+    second = sampler.samples(range(n, 2 * n)).plans()
     assert [p.micrograph for p in first] != [p.micrograph for p in second]
     assert len({(p.micrograph, p.row, p.column) for p in first + second}) > 1.8 * n
 
@@ -201,3 +203,10 @@ def test_errors_count_by_the_dose_of_their_target_and_one_on_average() -> None:
 def test_a_step_that_ranks_cannot_share_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="8 pairs cannot be shared by 3"):
         _sampler([(2, 64, 64)], world_size=3)
+
+
+def test_the_hash_is_splitmix64() -> None:
+    # The first two outputs of the reference implementation from state 0.
+    expected = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4]
+    found = [value % 2**64 for value in _hash(torch.tensor([1, 2])).tolist()]
+    assert found == expected

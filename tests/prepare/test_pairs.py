@@ -8,6 +8,7 @@ import pytest
 
 from clearice.errors import PairingError
 from clearice.prepare import match_pairs
+from clearice.prepare.pairs import HalfPair, refuse_duplicates
 
 
 def _touch(folder: Path, *names: str) -> None:
@@ -87,3 +88,23 @@ def test_wildcards_that_join_to_the_same_name_lose_no_file(tmp_path: Path) -> No
         return
     assert len({p.name for p in pairs}) == 2
     assert all(p.first.parent == p.second.parent for p in pairs)
+
+
+def test_a_pair_needs_no_pixel_size() -> None:
+    assert HalfPair("a", Path("1.mrc"), Path("2.mrc")).pixel_size_angstrom is None
+    assert HalfPair("a", Path("1.mrc"), Path("2.mrc"), 1.3).pixel_size_angstrom == 1.3
+
+
+def test_names_that_occur_once_are_allowed() -> None:
+    refuse_duplicates([("a", Path("x/a.mrc")), ("b", Path("x/b.mrc"))])
+
+
+def test_names_that_occur_twice_are_refused() -> None:
+    named = [("a", Path("x/a.mrc")), ("b", Path("b.mrc")), ("a", Path("y/a.tif"))]
+    with pytest.raises(PairingError, match=r"y/a\.tif and x/a\.mrc would both be called 'a'"):
+        refuse_duplicates(named)
+
+
+def test_a_file_that_is_given_twice_is_refused() -> None:
+    with pytest.raises(PairingError, match=r"x/a\.mrc is given twice; name it once"):
+        refuse_duplicates([("a", Path("x/a.mrc"))] * 2)

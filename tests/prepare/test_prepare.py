@@ -106,7 +106,7 @@ def test_no_truth_for_any_movie_leaves_no_data_set(
 
 def test_movies_of_one_name_are_refused(tmp_path: Path, generator: torch.Generator) -> None:
     movies = [_good(tmp_path / folder, "mic", generator) for folder in ("x", "y")]
-    with pytest.raises(PairingError, match="have the same name"):
+    with pytest.raises(PairingError, match="would both be called .mic."):
         prepare_movies(movies, tmp_path / "set", _config())
 
 
@@ -193,8 +193,8 @@ def test_equal_half_sets(tmp_path: Path, generator: torch.Generator) -> None:
     said: list[str] = []
     manifest = prepare_pairs(pairs, tmp_path / "set", _config(), say=said.append)
     assert manifest.roles == "exchangeable"
-    assert len(said) == 1
     assert "either half may be input or target" in said[0]
+    assert said[1].startswith("check")
     entry = manifest.micrographs[0]
     assert entry.weights == (0.5, 0.5)
     assert entry.sources == ("m1_o.mrc", "m1_e.mrc")
@@ -257,7 +257,7 @@ def test_a_pair_of_another_pixel_size_fails_alone(
     pairs = _write_pairs(tmp_path, generator, (2.0, 2.0))
     for path in (pairs[2].first, pairs[2].second):
         write_image(path, torch.randn(128, 128, generator=generator), 2.5)
-    with pytest.raises(BatchError, match=r"m3_o\.mrc: has 2\.5 Å/px where those before it have 2"):
+    with pytest.raises(BatchError, match=r"m3_o\.mrc: has 2\.5 Å/px where most have 2"):
         prepare_pairs(pairs, tmp_path / "set", _config())
     assert len(open_dataset(tmp_path / "set").manifest.micrographs) == 2
 

@@ -10,7 +10,7 @@ import torch
 from clearice.data import Affine
 from clearice.errors import BatchError
 from clearice.prepare import match_pairs, prepare_pairs
-from clearice.prepare.run import on_one_scale
+from clearice.prepare.scale import on_one_scale
 from clearice.types import HalfSet
 from helpers import noisy_groups, prepare_config, smooth_image, write_image
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Final, Literal, final
 
@@ -15,7 +17,6 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from clearice import io
-from clearice.benchmark.timing import seconds
 from clearice.config import PrepareConfig, TrainConfig
 from clearice.data import (
     Affine,
@@ -36,6 +37,8 @@ Row = dict[str, Any]
 _GROUPS: Final = (2, 8)
 _MICROGRAPHS = 4
 _STEPS = 24
+_ROUNDS = 7
+_SECONDS_A_ROUND = 0.8
 
 
 def measure(device: torch.device, size: int, batch_size: int) -> list[Row]:
@@ -163,35 +166,61 @@ def _rates(
     ]
 
 
+@final
+class _Trainer:
+    """Trains the default network on whatever it is given."""
+
+    def __init__(self, device: torch.device, precision: Literal["float32", "bfloat16"]) -> None:
+        self.config = TrainConfig(precision=precision)
+        self._device = device
+        self._network = place(build_network(self.config.network), device)
+        self._state = new_state(self._network, self.config)
+        self._objective = Objective(self.config.loss)
+
+    def per_step(self, batches: Iterable[PatchBatch]) -> float:
+        """Return the time of one step, s, after the first two."""
+        return _per_batch(
+            (
+                step(self._state, self._network, self._objective, batch, self.config, 10**6)
+                for batch in batches
+            ),
+            self._device,
+        )
+
+
 def _step_costs(
     dataset: Dataset, device: torch.device, size: int, batch_size: int, groups: int
 ) -> list[Row]:
-    """Time training steps fed by each cache; the baseline is one batch that stays on the device."""
+    """Time training steps fed by each cache; the baseline is one batch that stays on the device.
+
+    Baseline and caches take turns, so that what else the machine does falls on all of them.
+    """
     precisions: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
     rows: list[Row] = []
     for precision in precisions if device.type == "cuda" else precisions[:1]:
-        config = TrainConfig(precision=precision)
-        network = place(build_network(config.network), device)
-        state, objective = new_state(network, config), Objective(config.loss)
-
-        def train(batch: PatchBatch, state=state, network=network, objective=objective, c=config):  # type: ignore[no-untyped-def]
-            step(state, network, objective, batch, c, 10**6)
-
+        trainer = _Trainer(device, precision)
         fixed = _loader(dataset, device, size, batch_size, "ram").batch(0)
-        baseline = seconds(lambda train=train, batch=fixed: train(batch), device)  # type: ignore[misc]
-        for cache in _caches(device):
-            loader = _loader(dataset, device, size, batch_size, cache)
-            # As many steps as the median of the baseline takes, but at least a few.
-            steps = max(6, min(200, int(2 / baseline)))
-            taken = _per_batch((train(batch) for batch in loader.batches(0, steps)), device)
+        loaders = {
+            cache: _loader(dataset, device, size, batch_size, cache) for cache in _caches(device)
+        }
+        steps = 2 + max(4, min(150, int(_SECONDS_A_ROUND / trainer.per_step(repeat(fixed, 6)))))
+        times: dict[str, list[float]] = {name: [] for name in ("fixed", *loaders)}
+        for _ in range(_ROUNDS):
+            times["fixed"].append(trainer.per_step(repeat(fixed, steps)))
+            for cache, loader in loaders.items():
+                times[cache].append(trainer.per_step(loader.batches(0, steps)))
+        for cache in loaders:
+            ratios = [t / f for t, f in zip(times[cache], times["fixed"], strict=True)]
             rows.append(
                 {
                     "groups": groups,
-                    "network": config.network,
+                    "network": trainer.config.network,
                     "precision": precision,
                     "loader": cache,
-                    "step_milliseconds": round(1e3 * taken, 3),
-                    "percent_of_step": round(100 * (taken / baseline - 1), 2),
+                    "fixed_batch_milliseconds": round(1e3 * statistics.median(times["fixed"]), 3),
+                    "step_milliseconds": round(1e3 * statistics.median(times[cache]), 3),
+                    "percent_of_step": round(100 * (statistics.median(ratios) - 1), 2),
+                    "percent_range": [round(100 * (r - 1), 1) for r in (min(ratios), max(ratios))],
                 }
             )
     return rows

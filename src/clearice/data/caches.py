@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clearice import io
+from clearice.data.assemble import Sources
 from clearice.data.manifest import MicrographEntry
 from clearice.data.reader import Dataset
 from clearice.devices import available_memory_bytes
@@ -117,7 +118,12 @@ class HostStacks:
 
 @final
 class DeviceStacks:
-    """Stacks in the memory of the GPU, in float16."""
+    """Stacks in the memory of the GPU, in float16, one after the other.
+
+    Attributes:
+        pool: All of them in one flat tensor.
+        sources: Where each of them lies.
+    """
 
     def __init__(
         self,
@@ -127,12 +133,15 @@ class DeviceStacks:
         *,
         clean: bool,
     ) -> None:
-        self._stacks = [dataset.stack(entry, mapped=True).to(device) for entry in entries]
-        if clean:
-            truths = [dataset.truth(entry, mapped=True).to(device) for entry in entries]
-            self._stacks = [torch.cat(both) for both in zip(self._stacks, truths, strict=True)]
-
-    def crop_into(self, index: int, row: int, column: int, out: Float[Tensor, "k h w"]) -> None:
-        """Copy a window of all planes; planes of `out` that the stack has not are left alone."""
-        stack, size = self._stacks[index], out.shape[-1]
-        out[: len(stack)].copy_(stack[:, row : row + size, column : column + size])
+        shapes = [(e.shape[0] + clean, *e.shape[1:]) for e in entries]
+        self.sources = Sources.one_after_the_other(shapes)
+        size = sum(planes * rows * columns for planes, rows, columns in shapes)
+        self.pool = torch.empty(size, dtype=torch.float16, device=device)
+        filled = 0
+        for entry in entries:
+            planes = [dataset.stack(entry, mapped=True)]
+            if clean:
+                planes.append(dataset.truth(entry, mapped=True))
+            for stack in planes:
+                self.pool[filled : filled + stack.numel()].copy_(stack.flatten())
+                filled += stack.numel()

@@ -6,68 +6,29 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Literal, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from clearice.data.assemble import Sources, gather, mix_crops, mixing_weights, places
 from clearice.data.caches import Cache, DeviceStacks, HostStacks, choose_cache, stack_bytes
 from clearice.data.manifest import MicrographEntry
 from clearice.data.readahead import ReadAhead
 from clearice.data.reader import Dataset
-from clearice.data.sampler import PatchPlan, Plans
+from clearice.data.sampler import PatchTable, Plans
 from clearice.devices import available_memory_bytes
 from clearice.types import PatchBatch
 
 # Batches in preparation: one is copied to the device while others are read.
 _PREFETCH = 3
 _MOST_WORKERS = 8
-
-
-def mixing_weights(
-    plan: PatchPlan, weights: Sequence[float], planes: int, *, clean: bool, exchangeable: bool
-) -> list[list[float]]:
-    """Return by how much each plane of a stack counts in the input and in the target.
-
-    Args:
-        plan: Which groups go where.
-        weights: Share of the dose in each group.
-        planes: Groups, and the truth behind them if there is one.
-        clean: The target is the truth; the input is then all groups, if they are exchangeable.
-        exchangeable: False if group 0 is always the input.
-    """
-    inputs = tuple(range(len(weights))) if clean and exchangeable else plan.inputs
-    rows = []
-    for members in (inputs, () if clean else plan.targets):
-        dose = sum(weights[group] for group in members)
-        row = [0.0] * planes
-        for group in members:
-            row[group] = weights[group] / dose
-        rows.append(row)
-    if clean:
-        rows[1][len(weights)] = 1.0
-    return rows
-
-
-def assemble(
-    crops: Float[Tensor, "n k h w"], mix: Float[Tensor, "n 2 k"], orientations: Sequence[int]
-) -> Float[Tensor, "n 2 h w"]:
-    """Return inputs and targets: weighted sums of the planes, turned as the plans say."""
-    n, _, height, width = crops.shape
-    pairs = torch.bmm(mix, crops.float().flatten(2)).view(n, 2, height, width)
-    turned = [
-        _turn(pair, orientation) for pair, orientation in zip(pairs, orientations, strict=True)
-    ]
-    return torch.stack(turned)
-
-
-def _turn(pair: Float[Tensor, "2 h w"], orientation: int) -> Float[Tensor, "2 h w"]:
-    if orientation >= 4:
-        pair = pair.flip(-1)
-    return torch.rot90(pair, orientation % 4, (-2, -1)) if orientation % 4 else pair
+_MOST_TOGETHER = 16
+_BYTES_TOGETHER = 2**27
 
 
 def default_workers() -> int:
@@ -84,7 +45,7 @@ class _Slot:
     """A batch in preparation: its plans, its crops in main memory, and the threads' work on it."""
 
     crops: Float[Tensor, "n k h w"]
-    plans: list[PatchPlan]
+    table: PatchTable
     work: list[Future[None]]
     copied: torch.cuda.Event | None = None
 
@@ -124,9 +85,13 @@ class PatchLoader:
         self._device = device
         self._clean = clean
         self._workers = default_workers() if workers is None else workers
-        self._weights = [entry.weights for entry in entries]
         self._exchangeable = dataset.manifest.roles == "exchangeable"
-        self._planes = max(entry.shape[0] for entry in entries) + clean
+        groups = max(entry.shape[0] for entry in entries)
+        self._planes = groups + clean
+        self._doses = torch.tensor(
+            [[*entry.weights, *[0.0] * (groups - entry.shape[0])] for entry in entries],
+            dtype=torch.float64,
+        )
         self._files = [dataset.folder / entry.file for entry in entries]
         n_bytes = stack_bytes(entries, clean=clean)
         self.choice = choose_cache(cache, n_bytes, device)
@@ -150,8 +115,8 @@ class PatchLoader:
 
     def batches(self, first: int, last: int) -> Iterator[PatchBatch]:
         """Yield the batches of steps first … last − 1 on the device, prepared ahead by threads."""
-        if self.cache == "gpu":
-            yield from (self._from_device(self._sampler.plan(step)) for step in range(first, last))
+        if isinstance(self._stacks, DeviceStacks):
+            yield from self._from_device(self._stacks, first, last)
             return
         with ExitStack() as stack:
             ahead = self._read_ahead(stack)
@@ -159,10 +124,31 @@ class PatchLoader:
             if self._workers:
                 pool = ThreadPoolExecutor(self._workers, thread_name_prefix="crops")
                 stack.callback(pool.shutdown, cancel_futures=True)
-            yield from self._from_host(first, last, pool, ahead)
+            yield from self._from_host(self._stacks, first, last, pool, ahead)
+
+    def _from_device(self, stacks: DeviceStacks, first: int, last: int) -> Iterator[PatchBatch]:
+        """Assemble several steps at once: small ones are bound by how fast kernels are launched."""
+        size = self._patch_size
+        bytes_in_step = 8 * size**2 * max(1, self._sampler.pairs_in(first))
+        together = max(1, min(_MOST_TOGETHER, _BYTES_TOGETHER // bytes_in_step))
+        for start in range(first, last, together):
+            steps = range(start, min(last, start + together))
+            table = self._sampler.table(steps.start, steps.stop)
+            where = places(table, stacks.sources, size)
+            where, mix, weight = self._to_device(where, self._mix(table), table.weight.float())
+            pairs = gather(stacks.pool, where, mix, size)
+            sizes = [self._sampler.pairs_in(step) for step in steps]
+            ends = list(accumulate(sizes))
+            for end, n in zip(ends, sizes, strict=True):
+                yield _batch(pairs[end - n : end], weight[end - n : end])
 
     def _from_host(
-        self, first: int, last: int, pool: ThreadPoolExecutor | None, ahead: ReadAhead | None
+        self,
+        stacks: HostStacks,
+        first: int,
+        last: int,
+        pool: ThreadPoolExecutor | None,
+        ahead: ReadAhead | None,
     ) -> Iterator[PatchBatch]:
         side = None
         if self._device.type == "cuda":
@@ -177,78 +163,81 @@ class PatchLoader:
                 wanted = (*window, *self._sampler.window(step, 1))
                 ahead.request([self._files[micrograph] for micrograph in wanted])
             while len(started) < depth and step + len(started) < last:
-                plans = self._sampler.plan(step + len(started))
-                started.append(self._start(plans, spare.pop() if spare else None, pool))
+                table = self._sampler.table(step + len(started), step + len(started) + 1)
+                slot = self._slot(spare.pop() if spare else None, table)
+                self._start(stacks, slot, pool)
+                started.append(slot)
             slot = started.popleft()
             for work in slot.work:
                 work.result()
             yield self._finish(slot, side)
             spare.append(slot)
 
-    def _start(
-        self, plans: list[PatchPlan], slot: _Slot | None, pool: ThreadPoolExecutor | None
-    ) -> _Slot:
-        """Let the threads read a batch, into memory that an earlier one is done with."""
-        size = self._patch_size
-        if slot is None or len(slot.crops) < len(plans):
+    def _slot(self, spare: _Slot | None, table: PatchTable) -> _Slot:
+        """Return memory for a batch, that of an earlier one if the device is done with it."""
+        n, size = len(table.row), self._patch_size
+        if spare is None or len(spare.crops) < n:
             pinned = self._device.type == "cuda"
-            shape = (len(plans), self._planes, size, size)
-            slot = _Slot(torch.empty(shape, dtype=torch.float16, pin_memory=pinned), plans, [])
-        if slot.copied is not None:
-            slot.copied.synchronize()
-        slot.plans, slot.work = plans, []
-        for plan, out in zip(plans, slot.crops, strict=False):
-            arguments = (plan.micrograph, plan.row, plan.column, out)
+            crops = torch.empty(n, self._planes, size, size, dtype=torch.float16, pin_memory=pinned)
+            return _Slot(crops, table, [])
+        if spare.copied is not None:
+            spare.copied.synchronize()
+        return _Slot(spare.crops, table, [])
+
+    def _start(self, stacks: HostStacks, slot: _Slot, pool: ThreadPoolExecutor | None) -> None:
+        """Read the crops of a batch, or let threads do it."""
+        table = slot.table
+        corners = torch.stack([table.micrograph, table.row, table.column], 1).tolist()
+        for (micrograph, row, column), out in zip(corners, slot.crops, strict=False):
             if pool is None:
-                self._stacks.crop_into(*arguments)
+                stacks.crop_into(micrograph, row, column, out)
             else:
-                slot.work.append(pool.submit(self._stacks.crop_into, *arguments))
-        return slot
+                slot.work.append(pool.submit(stacks.crop_into, micrograph, row, column, out))
 
     def _finish(self, slot: _Slot, side: torch.cuda.Stream | None) -> PatchBatch:
-        """Copy the crops to the device, beside its other work, and mix the groups there."""
-        with nullcontext() if side is None else torch.cuda.stream(side):
-            crops = slot.crops[: len(slot.plans)].to(self._device, non_blocking=True)
-            if side is not None:
-                slot.copied = side.record_event()
-            batch = self._mixed(crops, slot.plans)
-        if side is not None:
-            current = torch.cuda.current_stream(self._device)
-            current.wait_stream(side)
-            for tensor in (batch.input, batch.target, batch.weight):
-                tensor.record_stream(current)
+        """Mix the groups of a batch, on the device and beside its other work."""
+        table, mix = slot.table, self._mix(slot.table)
+        crops = slot.crops[: len(mix)]
+        if side is None:
+            pairs = mix_crops(crops, mix, table.orientation.tolist())
+            return _batch(pairs.to(self._device), table.weight.float().to(self._device))
+        with torch.cuda.stream(side):
+            pool = crops.to(self._device, non_blocking=True).flatten()
+            slot.copied = side.record_event()
+            batch = self._mixed_on_device(pool, table, mix, crops.shape[1:])
+        current = torch.cuda.current_stream(self._device)
+        current.wait_stream(side)
+        for tensor in (batch.input, batch.target, batch.weight):
+            tensor.record_stream(current)
         return batch
 
-    def _from_device(self, plans: list[PatchPlan]) -> PatchBatch:
-        shape = (len(plans), self._planes, self._patch_size, self._patch_size)
-        crops = torch.zeros(shape, dtype=torch.float16, device=self._device)
-        for plan, out in zip(plans, crops, strict=True):
-            self._stacks.crop_into(plan.micrograph, plan.row, plan.column, out)
-        return self._mixed(crops, plans)
-
-    def _mixed(self, crops: Float[Tensor, "n k h w"], plans: list[PatchPlan]) -> PatchBatch:
-        numbers = torch.tensor(
-            [
-                [
-                    *mixing_weights(
-                        plan,
-                        self._weights[plan.micrograph],
-                        self._planes,
-                        clean=self._clean,
-                        exchangeable=self._exchangeable,
-                    ),
-                    [plan.weight] * self._planes,
-                ]
-                for plan in plans
-            ]
+    def _mixed_on_device(
+        self,
+        pool: Float[Tensor, "elements"],
+        table: PatchTable,
+        mix: Float[Tensor, "n 2 k"],
+        shape: Sequence[int],
+    ) -> PatchBatch:
+        """Turn and mix crops that lie one after the other."""
+        planes, size = shape[0], shape[1]
+        cut = replace(
+            table,
+            micrograph=torch.arange(len(mix)),
+            row=torch.zeros_like(table.row),
+            column=torch.zeros_like(table.column),
         )
-        if self._device.type == "cuda":
-            # From pageable memory the copy would wait for all that the device has to do.
-            numbers = numbers.pin_memory().to(self._device, non_blocking=True)
-        else:
-            numbers = numbers.to(self._device)
-        pairs = assemble(crops, numbers[:, :2], [plan.orientation for plan in plans])
-        return PatchBatch(pairs[:, :1], pairs[:, 1:], numbers[:, 2, 0])
+        sources = Sources.one_after_the_other([(planes, size, size)] * len(mix))
+        numbers = self._to_device(places(cut, sources, size), mix, table.weight.float())
+        return _batch(gather(pool, numbers[0], numbers[1], size), numbers[2])
+
+    def _mix(self, table: PatchTable) -> Float[Tensor, "n 2 k"]:
+        return mixing_weights(
+            table, self._doses, clean=self._clean, exchangeable=self._exchangeable
+        )
+
+    def _to_device(self, *values: Tensor) -> list[Tensor]:
+        """Copy small tensors; from pageable memory it would wait for all that the device does."""
+        return [value.pin_memory().to(self._device, non_blocking=True) for value in values]
 
     def _read_ahead(self, stack: ExitStack) -> ReadAhead | None:
         """Read windows of files ahead if two of them fit into half of the free memory."""
@@ -257,3 +246,7 @@ class PatchLoader:
         if self.cache != "stream" or not members or not fits:
             return None
         return stack.enter_context(ReadAhead())
+
+
+def _batch(pairs: Float[Tensor, "n 2 h w"], weight: Float[Tensor, "n"]) -> PatchBatch:
+    return PatchBatch(pairs[:, :1], pairs[:, 1:], weight)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -34,6 +34,11 @@ class MicrographEntry(Config):
     sources: tuple[str, ...] = Field(description="file names it was made from")
     sha256: str = Field(description="checksum of the stack")
     truth_sha256: str | None = Field(None, description="checksum of the noise-free image")
+    pixel_size_angstrom: float | None = Field(None, description="Å/px")
+    shifts_px: tuple[tuple[float, float], ...] | None = Field(
+        None, description="(rows, columns) by which the content of each frame had moved, px"
+    )
+    checks: dict[str, Any] | None = Field(None, description="what was measured on the halves")
 
 
 class Manifest(Config):
@@ -53,3 +58,10 @@ class Manifest(Config):
         1.0, gt=0, description="signal scale of the normalised input over that of the target"
     )
     micrographs: tuple[MicrographEntry, ...]
+    prepared: dict[str, Any] = Field(
+        default_factory=dict, description="the settings that made it, for the record"
+    )
+    checks: tuple[dict[str, Any], ...] = Field((), description="integrity checks, over all")
+    fixed_pattern: dict[str, Any] | None = Field(
+        None, description="what --fix-pattern found and removed"
+    )

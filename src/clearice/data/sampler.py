@@ -1,8 +1,8 @@
 """Which pixels, orientation and frame groups make each training pair.
 
-Sampling is counter-based: sample i of an epoch is a pure function of (seed, epoch, i). So a
-resumed run, and a run with any number of workers, ranks or devices, draws the same pairs, and the
-only state to save is the step.
+Sampling is counter-based: sample i of an epoch is a pure function of (seed, epoch, i), a hash of
+its number. So a resumed run, and a run with any number of workers, ranks or devices, draws the
+same pairs, and the only state to save is the step.
 """
 
 from __future__ import annotations
@@ -15,6 +15,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 from typing import Protocol, final
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
 from clearice.seeds import derive_seed
 
@@ -42,10 +46,71 @@ class PatchPlan:
     weight: float = 1.0
 
 
+@dataclass(frozen=True)
+class PatchTable:
+    """The plans of many pairs, one a row.
+
+    Attributes:
+        micrograph: Index into the sampled stacks.
+        row: First row, px.
+        column: First column, px.
+        orientation: See `PatchPlan`.
+        inputs: Which groups are averaged into the input.
+        targets: Which groups are averaged into the target.
+        weight: Of the error in the loss.
+    """
+
+    micrograph: Int[Tensor, "n"]
+    row: Int[Tensor, "n"]
+    column: Int[Tensor, "n"]
+    orientation: Int[Tensor, "n"]
+    inputs: Bool[Tensor, "n k"]
+    targets: Bool[Tensor, "n k"]
+    weight: Float[Tensor, "n"]
+
+    @classmethod
+    def of(cls, plans: Sequence[PatchPlan], groups: int) -> PatchTable:
+        """Return the same plans as a table with room for so many groups."""
+
+        def members(of: Sequence[tuple[int, ...]]) -> Tensor:
+            return torch.tensor([[g in chosen for g in range(groups)] for chosen in of])
+
+        places = [(p.micrograph, p.row, p.column, p.orientation) for p in plans]
+        micrograph, row, column, orientation = torch.tensor(places).unbind(1)
+        return cls(
+            micrograph,
+            row,
+            column,
+            orientation,
+            members([plan.inputs for plan in plans]),
+            members([plan.targets for plan in plans]),
+            torch.tensor([plan.weight for plan in plans]),
+        )
+
+    def plans(self) -> list[PatchPlan]:
+        """Return one plan a row."""
+        columns = (self.micrograph, self.row, self.column, self.orientation)
+        places = torch.stack(columns, 1).tolist()
+        sides = zip(self.inputs.tolist(), self.targets.tolist(), strict=True)
+        rows = zip(places, sides, self.weight.tolist(), strict=True)
+        return [
+            PatchPlan(m, row, column, turn, _where(inputs), _where(targets), weight)
+            for (m, row, column, turn), (inputs, targets), weight in rows
+        ]
+
+
+def _where(chosen: Sequence[bool]) -> tuple[int, ...]:
+    return tuple(index for index, yes in enumerate(chosen) if yes)
+
+
 class Plans(Protocol):
     """Anything that says which pairs make a step."""
 
     def plan(self, step: int, /) -> list[PatchPlan]: ...
+
+    def table(self, first: int, last: int, /) -> PatchTable: ...
+
+    def pairs_in(self, step: int, /) -> int: ...
 
     def window(self, step: int, ahead: int = 0, /) -> tuple[int, ...]: ...
 
@@ -109,25 +174,38 @@ class Sampler:
     ) -> None:
         if batch_size % world_size:
             raise ValueError(f"{batch_size} pairs cannot be shared by {world_size} ranks")
-        self._shapes = list(shapes)
         self._patch_size = patch_size
         self._batch_size = batch_size
         self._seed = seed
         self._augment = augment
         self._exchangeable = exchangeable
-        self._smallest_input = smallest_input
         self._weight_by_dose = weight_by_dose
         self._window = window
         share = batch_size // world_size
         self._mine = range(rank * share, (rank + 1) * share)
         self._counts = [patches_of(shape, patch_size) for shape in shapes]
         self.samples_per_epoch = sum(self._counts)
+        ranges = [input_range(groups, smallest_input) for groups, _, _ in shapes]
+        self._shapes = torch.tensor(
+            [[*shape, *ends] for shape, ends in zip(shapes, ranges, strict=True)]
+        )
+        self._groups = max(groups for groups, _, _ in shapes)
         self._windows_of = lru_cache(maxsize=2)(self._windows)
         self._slots_of = lru_cache(maxsize=4)(self._slots)
 
     def plan(self, step: int) -> list[PatchPlan]:
         """Return this rank's pairs of one step."""
-        return [self.sample(step * self._batch_size + offset) for offset in self._mine]
+        return self.table(step, step + 1).plans()
+
+    def table(self, first: int, last: int) -> PatchTable:
+        """Return this rank's pairs of steps first … last − 1, one step after the other."""
+        return self.samples(
+            [
+                step * self._batch_size + offset
+                for step in range(first, last)
+                for offset in self._mine
+            ]
+        )
 
     def window(self, step: int, ahead: int = 0) -> tuple[int, ...]:
         """Return the micrographs that a step draws from, or those of the window `ahead` of it."""
@@ -140,16 +218,48 @@ class Sampler:
             windows, _ = self._windows_of(epoch)
         return windows[number]
 
-    def sample(self, counter: int) -> PatchPlan:
-        """Return one pair, by its number since the first step."""
-        epoch, index = divmod(counter, self.samples_per_epoch)
+    def pairs_in(self, step: int) -> int:
+        """Return how many pairs this rank has in a step."""
+        return len(self._mine)
+
+    def samples(self, counters: Sequence[int]) -> PatchTable:
+        """Return pairs by their numbers since the first step."""
+        places = [divmod(counter, self.samples_per_epoch) for counter in counters]
+        micrograph = torch.tensor([self._micrograph(epoch, index) for epoch, index in places])
+        keys = {epoch: derive_seed(self._seed, "sample", epoch) for epoch, _ in places}
+        key = torch.tensor([keys[epoch] for epoch, _ in places])
+        index = torch.tensor([index for _, index in places])
+        # One random number for each use of a sample, whatever the others are used for.
+        uses = torch.arange(4 + self._groups)
+        random_bits = _hash(key[:, None] + _hash(index[:, None] * len(uses) + uses))
+        row, column, orientation, n_inputs = random_bits[:, :4].unbind(1)
+        groups, height, width, fewest, most = self._shapes[micrograph].unbind(1)
+        if not self._exchangeable:
+            members = torch.arange(self._groups) < groups[:, None]
+            inputs = torch.zeros_like(members)
+            inputs[:, 0] = True
+            weight = torch.ones(len(index))
+        else:
+            chosen = fewest + _below(n_inputs, most - fewest + 1)
+            inputs, members = _draw_groups(random_bits[:, 4:], groups, chosen)
+            share = (groups - chosen) / (groups - (fewest + most) / 2)
+            weight = share if self._weight_by_dose else torch.ones(len(index))
+        turn = _below(orientation, torch.tensor(8))
+        return PatchTable(
+            micrograph=micrograph,
+            row=_below(row, height - self._patch_size + 1),
+            column=_below(column, width - self._patch_size + 1),
+            orientation=turn if self._augment else torch.zeros_like(turn),
+            inputs=inputs,
+            targets=members & ~inputs,
+            weight=weight,
+        )
+
+    def _micrograph(self, epoch: int, index: int) -> int:
         _, ends = self._windows_of(epoch)
         number = bisect_right(ends, index)
         first = ends[number - 1] if number else 0
-        micrograph = self._slots_of(epoch, number)[index - first]
-        return self._draw(
-            random.Random(derive_seed(self._seed, "sample", epoch, index)), micrograph
-        )
+        return self._slots_of(epoch, number)[index - first]
 
     def _windows(self, epoch: int) -> tuple[list[tuple[int, ...]], list[int]]:
         """Return the windows of an epoch, and after how many samples each of them ends."""
@@ -166,25 +276,38 @@ class Sampler:
         random.Random(derive_seed(self._seed, "window", epoch, number)).shuffle(slots)
         return slots
 
-    def _draw(self, rng: random.Random, micrograph: int) -> PatchPlan:
-        groups, height, width = self._shapes[micrograph]
-        order = list(range(groups))
-        n_inputs, weight = 1, 1.0
-        if self._exchangeable:
-            rng.shuffle(order)
-            fewest, most = input_range(groups, self._smallest_input)
-            n_inputs = rng.randint(fewest, most)
-            if self._weight_by_dose:
-                weight = (groups - n_inputs) / (groups - (fewest + most) / 2)
-        return PatchPlan(
-            micrograph=micrograph,
-            row=rng.randint(0, height - self._patch_size),
-            column=rng.randint(0, width - self._patch_size),
-            orientation=rng.randrange(8) if self._augment else 0,
-            inputs=tuple(sorted(order[:n_inputs])),
-            targets=tuple(sorted(order[n_inputs:])),
-            weight=weight,
-        )
+
+def _draw_groups(
+    bits: Int[Tensor, "n k"], groups: Int[Tensor, "n"], chosen: Int[Tensor, "n"]
+) -> tuple[Bool[Tensor, "n k"], Bool[Tensor, "n k"]]:
+    """Return a random choice of so many groups, and which groups there are."""
+    members = torch.arange(bits.shape[1]) < groups[:, None]
+    largest = torch.iinfo(torch.int64).max
+    # The rank of random numbers is a random order; groups that are not there come last.
+    order = torch.where(members, bits >> 1, largest).argsort(dim=1, stable=True)
+    rank = order.argsort(dim=1)
+    return members & (rank < chosen[:, None]), members
+
+
+def _hash(values: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+    """Scramble 64-bit numbers; neighbours become unrelated.
+
+    Source: the output function of SplitMix64 (Steele, Lea & Flood, OOPSLA 2014).
+    """
+    z = values * -7046029254386353131  # the golden ratio, 0x9E3779B97F4A7C15, as a signed number
+    z = (z ^ _shifted(z, 30)) * -4658895280553007687
+    z = (z ^ _shifted(z, 27)) * -7723592293110705685
+    return z ^ _shifted(z, 31)
+
+
+def _shifted(values: Int[Tensor, "*shape"], bits: int) -> Int[Tensor, "*shape"]:
+    """Shift right and fill with zeros; int64 is signed, and `>>` would fill with the sign."""
+    return (values >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _below(bits: Int[Tensor, "n"], limit: Int[Tensor, "*n"]) -> Int[Tensor, "n"]:
+    """Turn 64 random bits into a random integer from 0 to limit − 1."""
+    return (_shifted(bits, 11).double() * 2.0**-53 * limit).long()
 
 
 @final
@@ -224,6 +347,7 @@ class GridSampler:
             for index, row, column in chosen
         ]
         self._batch_size = batch_size
+        self._groups = max(groups for groups, _, _ in shapes)
 
     def __len__(self) -> int:
         return math.ceil(len(self._plans) / self._batch_size)
@@ -231,6 +355,15 @@ class GridSampler:
     def plan(self, step: int) -> list[PatchPlan]:
         """Return the pairs of one step."""
         return self._plans[step * self._batch_size : (step + 1) * self._batch_size]
+
+    def table(self, first: int, last: int) -> PatchTable:
+        """Return the pairs of steps first … last − 1, one step after the other."""
+        plans = self._plans[first * self._batch_size : last * self._batch_size]
+        return PatchTable.of(plans, self._groups)
+
+    def pairs_in(self, step: int) -> int:
+        """Return how many pairs are in a step; the last may have fewer than the others."""
+        return len(self.plan(step))
 
     def window(self, step: int, ahead: int = 0) -> tuple[int, ...]:
         """Return nothing: the patches are few, and reading whole files ahead would be waste."""

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
+import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -18,6 +22,8 @@ from clearice.errors import OutputError
 from clearice.seeds import derive_seed
 from clearice.types import HalfSet
 
+JOURNAL_NAME = "prepared.jsonl"
+CORRECTED_FOLDER = "corrected"
 _FLOAT16_LIMIT = 65504.0
 
 
@@ -53,6 +59,9 @@ def assign_splits(names: list[str], config: PrepareConfig) -> dict[str, Split]:
 class DatasetWriter:
     """Writes stacks one by one; the data set exists once `finish` has written its manifest.
 
+    What is written is noted in a journal, so that a preparation that was stopped goes on where it
+    was. Threads may add micrographs at the same time.
+
     Args:
         out: Folder, created if missing.
 
@@ -66,8 +75,34 @@ class DatasetWriter:
                 f"{out}: already holds a data set; choose another --out, or delete it"
             )
         self._out = io.ensure_folder(out)
-        io.remove_partials(io.ensure_folder(out / "stacks"))
+        for folder in (out / "stacks", out / "truth"):
+            if folder.is_dir():
+                io.remove_partials(folder)
+        io.ensure_folder(out / "stacks")
+        self._lock = threading.Lock()
+        self._journal = out / JOURNAL_NAME
+        self._written = _read_journal(self._journal)
+        if self._written:  # without a line that a kill cut short
+            lines = (_journal_line(*written) for written in self._written.values())
+            io.write_text(self._journal, "".join(f"{line}\n" for line in lines))
         self._entries: list[MicrographEntry] = []
+
+    def reuse(self, name: str, key: str) -> MicrographEntry | None:
+        """Take over a micrograph that an earlier, stopped preparation wrote, if there is one.
+
+        Args:
+            name: Of the micrograph.
+            key: What it was made from and how; compared with that of `add`.
+        """
+        known = self._written.get(name)
+        if known is None or known[0] != key:
+            return None
+        entry = known[1]
+        if any(not (self._out / file).is_file() for file in (entry.file, entry.truth) if file):
+            return None
+        with self._lock:
+            self._entries.append(entry)
+        return entry
 
     def add(
         self,
@@ -75,6 +110,10 @@ class DatasetWriter:
         normalised: Float[Tensor, "k h w"],
         affine: Affine,
         truth: Float[Tensor, "h w"] | None = None,
+        *,
+        key: str = "",
+        shifts_px: Sequence[tuple[float, float]] | None = None,
+        checks: Mapping[str, Any] | None = None,
     ) -> None:
         """Write one micrograph.
 
@@ -83,34 +122,83 @@ class DatasetWriter:
             normalised: Its groups after `affine`.
             affine: The normalisation that was applied.
             truth: The noise-free image after the same normalisation, if known.
+            key: What it was made from and how; empty if it should not be taken over later.
+            shifts_px: (rows, columns) by which the content of each frame had moved.
+            checks: What was measured on it.
         """
         file = f"stacks/{half_set.name}.mrc"
-        self._write(file, normalised, half_set.pixel_size_angstrom)
-        truth_file = None
+        sha256 = self._write(file, normalised, half_set.pixel_size_angstrom)
+        truth_file = truth_sha256 = None
         if truth is not None:
             truth_file = f"truth/{half_set.name}.mrc"
             io.ensure_folder(self._out / "truth")
-            self._write(truth_file, truth[None], half_set.pixel_size_angstrom)
+            truth_sha256 = self._write(truth_file, truth[None], half_set.pixel_size_angstrom)
         groups, height, width = normalised.shape
-        self._entries.append(
-            MicrographEntry(
-                name=half_set.name,
-                file=file,
-                truth=truth_file,
-                shape=(groups, height, width),
-                split=Split.TRAIN,
-                mean=affine.mean,
-                std=affine.std,
-                weights=half_set.weights,
-                sources=tuple(source.name for source in half_set.sources),
-                sha256=file_sha256(self._out / file),
-                truth_sha256=None if truth_file is None else file_sha256(self._out / truth_file),
-            )
+        entry = MicrographEntry(
+            name=half_set.name,
+            file=file,
+            truth=truth_file,
+            shape=(groups, height, width),
+            split=Split.TRAIN,
+            mean=affine.mean,
+            std=affine.std,
+            weights=half_set.weights,
+            sources=tuple(source.name for source in half_set.sources),
+            sha256=sha256,
+            truth_sha256=truth_sha256,
+            pixel_size_angstrom=half_set.pixel_size_angstrom,
+            shifts_px=None if shifts_px is None else tuple(shifts_px),
+            checks=None if checks is None else dict(checks),
         )
+        with self._lock:
+            self._entries.append(entry)
+            if key:
+                io.append_line(self._journal, _journal_line(key, entry))
 
-    def _write(self, file: str, stack: Float[Tensor, "k h w"], pixel_size: float) -> None:
+    @property
+    def entries(self) -> list[MicrographEntry]:
+        """What was added so far, by name; splits are assigned by `finish`."""
+        return sorted(self._entries, key=lambda entry: entry.name)
+
+    def stack(self, entry: MicrographEntry) -> Float[Tensor, "k h w"]:
+        """Return the groups that were written, mapped from disk."""
+        return io.read_stack(self._out / entry.file, mapped=True)
+
+    def drop(self, name: str) -> None:
+        """Leave a micrograph out after all."""
+        self._entries = [entry for entry in self._entries if entry.name != name]
+
+    def rewrite(
+        self,
+        entry: MicrographEntry,
+        normalised: Float[Tensor, "k h w"],
+        pixel_size_angstrom: float,
+        checks: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Put other pixels in a micrograph's place, in a file of their own until `finish`.
+
+        So a preparation that is stopped meanwhile finds its stacks as the journal says.
+
+        Args:
+            entry: One of `entries`.
+            normalised: Groups of the same shape.
+            pixel_size_angstrom: Å/px.
+            checks: What was measured on them.
+        """
+        file = f"{CORRECTED_FOLDER}/{entry.name}.mrc"
+        io.ensure_folder(self._out / CORRECTED_FOLDER)
+        update = {
+            "file": file,
+            "sha256": self._write(file, normalised, pixel_size_angstrom),
+            "checks": entry.checks if checks is None else dict(checks),
+        }
+        index = self._entries.index(entry)
+        self._entries[index] = entry.model_copy(update=update)
+
+    def _write(self, file: str, stack: Float[Tensor, "k h w"], pixel_size: float) -> str:
         clipped = stack.clamp(-_FLOAT16_LIMIT, _FLOAT16_LIMIT).to(torch.float16)
         io.write_mrc(self._out / file, clipped, pixel_size, dtype="float16")
+        return file_sha256(self._out / file)
 
     def finish(
         self,
@@ -120,6 +208,9 @@ class DatasetWriter:
         input_target: bool,
         dose_ratio: float,
         target_gain: float,
+        splits: Mapping[str, Split] | None = None,
+        checks: Sequence[Mapping[str, Any]] = (),
+        fixed_pattern: Mapping[str, Any] | None = None,
     ) -> Manifest:
         """Assign the splits and write `dataset.json`.
 
@@ -129,8 +220,13 @@ class DatasetWriter:
             input_target: Whether group 0 is always the input and group 1 always the target.
             dose_ratio: Dose of the target over that of the input.
             target_gain: Signal scale of the normalised input over that of the target.
+            splits: What each micrograph is for; None: by the fractions.
+            checks: Results over all micrographs.
+            fixed_pattern: What was found and removed.
         """
-        splits = assign_splits([entry.name for entry in self._entries], config)
+        entries = self.entries
+        if splits is None:
+            splits = assign_splits([entry.name for entry in entries], config)
         manifest = Manifest(
             clearice_version=__version__,
             pixel_size_angstrom=pixel_size_angstrom,
@@ -139,8 +235,39 @@ class DatasetWriter:
             dose_ratio=dose_ratio,
             target_gain=target_gain,
             micrographs=tuple(
-                entry.model_copy(update={"split": splits[entry.name]}) for entry in self._entries
+                entry.model_copy(update={"split": splits[entry.name]}) for entry in entries
             ),
+            prepared=config.model_dump(mode="json"),
+            checks=tuple(dict(check) for check in checks),
+            fixed_pattern=None if fixed_pattern is None else dict(fixed_pattern),
         )
         io.write_json(self._out / MANIFEST_NAME, manifest.model_dump(mode="json"))
+        self._remove_what_is_not_in({file for e in entries for file in (e.file, e.truth) if file})
         return manifest
+
+    def _remove_what_is_not_in(self, files: set[str]) -> None:
+        """Delete the journal and the stacks that no entry names."""
+        self._journal.unlink(missing_ok=True)
+        for folder in ("stacks", "truth", CORRECTED_FOLDER):
+            for path in (self._out / folder).glob("*.mrc"):
+                if f"{folder}/{path.name}" not in files:
+                    path.unlink()
+
+
+def _journal_line(key: str, entry: MicrographEntry) -> str:
+    return json.dumps({"key": key, "entry": entry.model_dump(mode="json")})
+
+
+def _read_journal(path: Path) -> dict[str, tuple[str, MicrographEntry]]:
+    """Return the micrographs that are noted; a last line that a kill cut short is left out."""
+    written: dict[str, tuple[str, MicrographEntry]] = {}
+    if not path.is_file():
+        return written
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+            entry = MicrographEntry.model_validate(record["entry"])
+        except (ValueError, KeyError):
+            continue
+        written[entry.name] = (record["key"], entry)
+    return written

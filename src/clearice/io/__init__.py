@@ -1,6 +1,7 @@
 """The only file-format code: everything that knows how a file is laid out stands here."""
 
 from clearice.io.atomic import (
+    append_line,
     atomic_path,
     ensure_folder,
     remove_partials,
@@ -8,32 +9,57 @@ from clearice.io.atomic import (
     write_text,
 )
 from clearice.io.atoms import read_atoms
-from clearice.io.mrc import (
-    PixelSizeFallback,
-    image_shape,
-    open_movie,
-    read_micrograph,
-    read_stack,
-    same_pixel_size,
-    write_mrc,
+from clearice.io.cryosparc import read_cs, write_cs
+from clearice.io.defects import read_defects
+from clearice.io.flat import FlatPairs, open_flat
+from clearice.io.formats import (
+    MICROGRAPH_SUFFIXES,
+    MOVIE_SUFFIXES,
+    is_micrograph_name,
+    is_movie_name,
+    stem,
 )
+from clearice.io.images import image_shape, open_movie, read_image, read_micrograph
+from clearice.io.lists import LIST_SUFFIXES, read_input_list
+from clearice.io.mdoc import Mdoc, find_mdoc, read_mdoc
+from clearice.io.mrc import read_stack, write_mrc
+from clearice.io.sections import PixelSizeFallback, same_pixel_size
 from clearice.io.stacks import copy_crop
-from clearice.io.star import write_coordinates
+from clearice.io.star import read_star, write_coordinates, write_star
 
 __all__ = [
+    "LIST_SUFFIXES",
+    "MICROGRAPH_SUFFIXES",
+    "MOVIE_SUFFIXES",
+    "FlatPairs",
+    "Mdoc",
     "PixelSizeFallback",
+    "append_line",
     "atomic_path",
     "copy_crop",
     "ensure_folder",
+    "find_mdoc",
     "image_shape",
+    "is_micrograph_name",
+    "is_movie_name",
+    "open_flat",
     "open_movie",
     "read_atoms",
+    "read_cs",
+    "read_defects",
+    "read_image",
+    "read_input_list",
+    "read_mdoc",
     "read_micrograph",
     "read_stack",
+    "read_star",
     "remove_partials",
     "same_pixel_size",
+    "stem",
     "write_coordinates",
+    "write_cs",
     "write_json",
     "write_mrc",
+    "write_star",
     "write_text",
 ]

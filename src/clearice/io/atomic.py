@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,10 +27,9 @@ def ensure_folder(path: Path) -> Path:
         raise OutputError(
             f"{path}: cannot create this folder ({error.strerror}); choose another --out"
         ) from None
-    probe = path / f".writable-{os.getpid()}{TEMPORARY_SUFFIX}"
     try:
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=path):
+            pass
     except OSError as error:
         raise OutputError(
             f"{path}: folder is not writable ({error.strerror}); choose another --out"
@@ -70,6 +70,23 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file atomically, as UTF-8."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append a line to a journal and flush it to disk; a kill can cut the last line short.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as handle:
+            handle.write(f"{line}\n")
+            handle.flush()
+            os.fsync(handle.fileno())
+    except OSError as error:
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror}); free space or choose another --out"
+        ) from error
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,195 +1,190 @@
-"""MRC files, through `mrcfile`: micrographs, stacks and movies in, micrographs and stacks out."""
+"""MRC files: micrographs, stacks and movies in, also compressed; micrographs and stacks out."""
 
 from __future__ import annotations
 
-import warnings
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, final
 
 import mrcfile
 import numpy as np
 import torch
 from jaxtyping import Float
+from mrcfile.dtypes import HEADER_DTYPE, get_ext_header_dtype
+from mrcfile.utils import printable_string_from_bytes
 from torch import Tensor
 
-from clearice.errors import ClearIceWarning, InputFileError, OutputError
+from clearice.errors import InputFileError, OutputError
 from clearice.io.atomic import atomic_path
-from clearice.types import Micrograph, Movie
+from clearice.io.formats import format_of
+from clearice.io.sections import Pixels, plausible, require_file, unpack_nibbles
+from clearice.io.stores import PlainStore, Store, is_compressed, open_store, read_head
 
 READABLE_MODES = {0: "int8", 1: "int16", 2: "float32", 6: "uint16", 12: "float16"}
 REFUSED_MODES = {
     3: "complex int16: a Fourier transform",
     4: "complex float32: a Fourier transform",
-    101: "4-bit packed",
+    16: "RGB colours",
 }
+# Read, but no mode to advise: SerialEM's 4-bit K2 and K3 movies, an extension of IMOD's.
+_PACKED_MODE = 101
 _HEADER_BYTES = 1024
+_IMOD_STAMP = 1146047817
+_IMOD_SIGNED_BYTES = 1
+_IMOD_TWO_PIXELS_A_BYTE = 16
 
 
-class PixelSizeFallback(ClearIceWarning):
-    """A header has no pixel size, and 1 Å/px was assumed."""
+@dataclass(frozen=True)
+class _Header:
+    """The main header, in the byte order of its file (`<` or `>`), and IMOD's flags."""
+
+    fields: Any
+    order: Literal["<", ">"]
+    imod_flags: int
+
+    def __getitem__(self, name: str) -> int:
+        return int(self.fields[name])
 
 
-def _check_header(path: Path) -> None:
-    """Refuse what no reader could make sense of, each with its own reason."""
-    if not path.exists():
-        raise InputFileError(path, "does not exist", "check the path")
-    if path.is_dir():
-        raise InputFileError(path, "is a folder, not a file", "name the MRC files in it")
-    size = path.stat().st_size
-    if size == 0:
-        raise InputFileError(path, "is empty (0 bytes)", "copy or export it again")
-    if size < _HEADER_BYTES:
-        raise InputFileError(
-            path, f"is too short for an MRC header ({size} bytes)", "copy or export it again"
+@final
+@dataclass(frozen=True)
+class MrcSections:
+    """The sections of an MRC file: its header is parsed once, each section is one read."""
+
+    path: Path
+    shape: tuple[int, int, int]
+    pixel_sizes: tuple[float, float] | None
+    dtype: np.dtype[Any]
+    offset: int
+    packed: bool
+    store: Store
+    dose_e_per_A2: float | None = None
+    electron_events: bool = False
+
+    def read(self, index: int) -> Pixels:
+        """Return one section.
+
+        Raises:
+            InputFileError: The file has become shorter, or its compression is damaged.
+        """
+        sections, rows, columns = self.shape
+        size = _section_bytes(self.shape, self.dtype, packed=self.packed)
+        content = self.store.read(self.offset + index * size, size)
+        if content.size < size:
+            raise _truncated(self.path, f"section {index + 1} of {sections} is not whole")
+        if self.packed:
+            return unpack_nibbles(content.reshape(rows, -1), columns)
+        return content.view(self.dtype).reshape(rows, columns)
+
+
+def open_mrc(path: Path) -> MrcSections:
+    """Open an MRC file, plain or compressed with gzip or bzip2, reading only its header.
+
+    Modes 0, 1, 2, 6, 12 and 101 (4-bit) are read, in either byte order. Bytes are signed, as MRC
+    has them, unless IMOD's flags say otherwise.
+
+    Raises:
+        InputFileError: The file is missing, empty, truncated or not readable as images. That a
+            compressed file is truncated shows only when a section is read.
+    """
+    header = _read_header(path)
+    _check_header(path, header)
+    mode, flags = header["mode"], header.imod_flags
+    halved = mode == 0 and bool(flags & _IMOD_TWO_PIXELS_A_BYTE)
+    unsigned = mode == _PACKED_MODE or (mode == 0 and not flags & _IMOD_SIGNED_BYTES)
+    dtype = np.dtype("uint8" if unsigned else READABLE_MODES[mode]).newbyteorder(header.order)
+    shape = (header["nz"], header["ny"], header["nx"] * (2 if halved else 1))
+    packed = halved or mode == _PACKED_MODE
+    offset = _HEADER_BYTES + header["nsymbt"]
+    section = _section_bytes(shape, dtype, packed=packed)
+    store = open_store(path, offset + shape[0] * section)
+    if isinstance(store, PlainStore):
+        _refuse_truncated(path, offset, section, shape[0])
+    return MrcSections(path, shape, _pixel_sizes(path, header), dtype, offset, packed, store)
+
+
+def _section_bytes(shape: tuple[int, int, int], dtype: np.dtype[Any], *, packed: bool) -> int:
+    _, rows, columns = shape
+    return rows * ((columns + 1) // 2 if packed else columns * dtype.itemsize)
+
+
+def _refuse_truncated(path: Path, offset: int, section: int, sections: int) -> None:
+    size, expected = path.stat().st_size, offset + sections * section
+    if size < expected:
+        whole = max(0, (size - offset) // section)
+        raise _truncated(
+            path, f"{size} of {expected} bytes, so {whole} of {sections} sections are whole"
         )
-    with path.open("rb") as handle:
-        head = handle.read(_HEADER_BYTES)
-    order = ">" if head[212:214] == b"\x11\x11" else "<"
-    *dimensions, mode = np.frombuffer(head, dtype=f"{order}i4", count=4).tolist()
+
+
+def _truncated(path: Path, reason: str) -> InputFileError:
+    return InputFileError(path, f"is truncated or damaged ({reason})", "copy or export it again")
+
+
+def _read_header(path: Path) -> _Header:
+    """Read the main header, whatever it says."""
+    require_file(path)
+    head = read_head(path, _HEADER_BYTES)
+    if len(head) < _HEADER_BYTES:
+        raise InputFileError(
+            path, f"is too short for an MRC header ({len(head)} bytes)", "copy or export it again"
+        )
     if head[208:211] != b"MAP":
-        raise InputFileError(path, "is not an MRC file (no 'MAP' at byte 208)", "convert it to MRC")
-    if mode not in READABLE_MODES:
+        # A damaged bzip2 file gives other bytes before its checksum is reached.
+        doubt = ", or is damaged" if is_compressed(path) else ""
+        raise InputFileError(
+            path, f"is not an MRC file (no 'MAP' at byte 208){doubt}", "convert it to MRC"
+        )
+    order: Literal["<", ">"] = ">" if head[212:213] == b"\x11" else "<"
+    stamp, flags = np.frombuffer(head, dtype=f"{order}i4", count=2, offset=152).tolist()
+    fields = np.frombuffer(head, dtype=HEADER_DTYPE.newbyteorder(order))[0]
+    return _Header(fields, order, flags if stamp == _IMOD_STAMP else _IMOD_SIGNED_BYTES)
+
+
+def _check_header(path: Path, header: _Header) -> None:
+    """Refuse what no reader could make sense of, each with its own reason."""
+    mode = header["mode"]
+    if mode not in READABLE_MODES and mode != _PACKED_MODE:
         reason = REFUSED_MODES.get(mode, "unknown")
         raise InputFileError(
             path,
             f"has MRC mode {mode} ({reason}), which holds no image",
             f"export it as one of the modes {', '.join(map(str, READABLE_MODES))}",
         )
+    dimensions = [header[name] for name in ("nx", "ny", "nz")]
     if min(dimensions) < 1:
         raise InputFileError(
             path, f"claims {' × '.join(map(str, dimensions))} px", "copy or export it again"
         )
+    if header["nsymbt"] < 0:
+        raise _truncated(path, f"an extended header of {header['nsymbt']} bytes")
 
 
-def _open(path: Path) -> Any:
-    """Memory-map an MRC file."""
-    _check_header(path)
-    try:
-        with warnings.catch_warnings():
-            # Volume-or-stack ambiguities are no concern here: the number of sections decides.
-            warnings.simplefilter("ignore", RuntimeWarning)
-            return mrcfile.mmap(path, mode="r", permissive=False)
-    except ValueError as error:
-        raise InputFileError(
-            path, f"is truncated or damaged ({error})", "copy or export it again"
-        ) from None
-    except OSError as error:
-        raise InputFileError(path, f"cannot be read ({error})", "check its permissions") from None
+def _pixel_sizes(path: Path, header: _Header) -> tuple[float, float] | None:
+    """Return Å/px along x and y from the main header, else from a microscope's own."""
+    cell, grid = header.fields["cella"], (header["mx"], header["my"])
+    x, y = (float(cell[a]) / n if n > 0 else 0.0 for a, n in zip("xy", grid, strict=True))
+    if x > 0 and np.isfinite(x):
+        return x, y
+    return _fei_pixel_sizes(path, header)
 
 
-def _pixel_size(path: Path, handle: Any, override: float | None) -> float:
-    if override is not None:
-        return override
-    x, y = float(handle.voxel_size.x), float(handle.voxel_size.y)
-    if not (x > 0 and np.isfinite(x)):
-        warnings.warn(
-            f"{path}: the header has no pixel size; assuming 1 Å/px (give --pixel-size)",
-            PixelSizeFallback,
-            stacklevel=3,
-        )
-        return 1.0
-    if abs(x - y) > 0.01 * x:
-        raise InputFileError(path, f"has oblong pixels ({x:g} × {y:g} Å)", "resample it")
-    return round(x, 6)
+def _fei_pixel_sizes(path: Path, header: _Header) -> tuple[float, float] | None:
+    """Return Å/px from the first entry of an extended header as Thermo Fisher writes it."""
+    kind = bytes(header.fields["exttyp"])
+    if kind not in (b"FEI1", b"FEI2"):
+        return None
+    entry = get_ext_header_dtype(kind, "<")
+    content = _extended_header(path, header)
+    if len(content) < entry.itemsize:
+        return None
+    first = np.frombuffer(content, dtype=entry, count=1)[0]
+    metres = float(first["Pixel size X"]), float(first["Pixel size Y"])
+    return plausible((1e10 * metres[0], 1e10 * metres[1]))
 
 
-def same_pixel_size(first_angstrom: float, second_angstrom: float) -> bool:
-    """Tell whether two pixel sizes are the same to 1 %: headers round."""
-    return abs(first_angstrom / second_angstrom - 1) <= 0.01
-
-
-def image_shape(path: Path) -> tuple[int, int, int]:
-    """Return (sections, rows, columns) of an MRC file, reading only its header.
-
-    Raises:
-        InputFileError: The file is missing, empty, truncated or not readable as images.
-    """
-    with _open(path) as handle:
-        shape = handle.data.shape
-    return (1, *shape) if len(shape) == 2 else (shape[0], shape[1], shape[2])
-
-
-def _to_tensor(path: Path, data: np.ndarray[Any, Any]) -> Float[Tensor, "..."]:
-    """Copy to float32 and refuse what has no usable pixels."""
-    pixels = torch.from_numpy(np.array(data, dtype=np.float32))
-    if not torch.isfinite(pixels).all():
-        n_bad = int((~torch.isfinite(pixels)).sum())
-        raise InputFileError(
-            path, f"has {n_bad} NaN or infinite pixels", "mask them or export it again"
-        )
-    return pixels
-
-
-def _refuse_constant(path: Path, pixels: Tensor) -> None:
-    if pixels.min() == pixels.max():
-        raise InputFileError(
-            path, f"is constant (every pixel {float(pixels.flatten()[0]):g})", "leave it out"
-        )
-
-
-def read_micrograph(path: Path, pixel_size_angstrom: float | None = None) -> Micrograph:
-    """Read a two-dimensional image.
-
-    Args:
-        path: MRC file with one section.
-        pixel_size_angstrom: Å/px; overrides the header.
-
-    Raises:
-        InputFileError: The file is missing, damaged, has several sections, NaN or constant pixels.
-    """
-    with _open(path) as handle:
-        data = handle.data
-        if data.ndim == 3 and data.shape[0] == 1:
-            data = data[0]
-        if data.ndim != 2:
-            raise InputFileError(
-                path,
-                f"is three-dimensional ({' × '.join(map(str, data.shape))}) where a 2-D micrograph "
-                "is meant",
-                "sum its frames first ('clearice prepare' reads movies)",
-            )
-        pixels = _to_tensor(path, data)
-        size = _pixel_size(path, handle, pixel_size_angstrom)
-        assumed = pixel_size_angstrom is None and not float(handle.voxel_size.x) > 0
-    _refuse_constant(path, pixels)
-    return Micrograph(path, pixels, size, assumed)
-
-
-class _MrcFrames:
-    """Frames of an MRC movie, mapped anew for each read so that it can cross processes."""
-
-    def __init__(self, path: Path, n_frames: int) -> None:
-        self._path = path
-        self._n_frames = n_frames
-
-    def __len__(self) -> int:
-        return self._n_frames
-
-    def __getitem__(self, index: int) -> Float[Tensor, "h w"]:
-        with _open(self._path) as handle:
-            return _to_tensor(self._path, handle.data[index])
-
-
-def open_movie(path: Path, pixel_size_angstrom: float | None = None) -> Movie:
-    """Open a movie without reading its frames.
-
-    Args:
-        path: MRC stack with at least two sections.
-        pixel_size_angstrom: Å/px; overrides the header.
-
-    Raises:
-        InputFileError: The file is missing, damaged or has fewer than two frames.
-    """
-    with _open(path) as handle:
-        shape = handle.data.shape
-        size = _pixel_size(path, handle, pixel_size_angstrom)
-    if len(shape) != 3 or shape[0] < 2:
-        raise InputFileError(
-            path,
-            "has one image, not the frames of a movie",
-            "give movies, or ready half-sets with --pairs",
-        )
-    return Movie(path, _MrcFrames(path, shape[0]), shape[1], shape[2], size)
+def _extended_header(path: Path, header: _Header) -> bytes:
+    return read_head(path, _HEADER_BYTES + header["nsymbt"])[_HEADER_BYTES:]
 
 
 def read_stack(path: Path, *, mapped: bool) -> Float[Tensor, "k h w"]:
@@ -198,18 +193,15 @@ def read_stack(path: Path, *, mapped: bool) -> Float[Tensor, "k h w"]:
     Raises:
         InputFileError: The file is missing or damaged.
     """
-    with _open(path) as handle:
-        data = handle.data
-        if data.dtype != np.float16:
-            raise InputFileError(path, "is not a float16 stack of a data set", "prepare it again")
-        # mrcfile gives a stack of one section as a plain image.
-        shape = (1, *data.shape) if data.ndim == 2 else data.shape
-        offset = _HEADER_BYTES + int(handle.header.nsymbt)
-        if not mapped:
-            return torch.from_numpy(np.array(data).reshape(shape))
+    source = open_mrc(path)
+    if source.dtype != np.float16 or not isinstance(source.store, PlainStore):
+        raise InputFileError(path, "is not a float16 stack of a data set", "prepare it again")
+    if not mapped:
+        return torch.from_numpy(np.stack([source.read(i) for i in range(source.shape[0])]))
     # Copy-on-write, because PyTorch has no read-only tensors; nothing is ever written to it.
-    array = np.memmap(path, dtype=np.float16, mode="c", offset=offset, shape=shape)
-    return torch.from_numpy(array)
+    return torch.from_numpy(
+        np.memmap(path, dtype=np.float16, mode="c", offset=source.offset, shape=source.shape)
+    )
 
 
 def write_mrc(
@@ -228,7 +220,8 @@ def write_mrc(
         pixels: (rows, columns), or (sections, rows, columns) for a stack of images.
         pixel_size_angstrom: Å/px; None leaves the header without one.
         dtype: `int8`, `int16`, `uint16`, `float16` or `float32`.
-        like: File whose origin, start, labels and extended header are kept.
+        like: MRC file whose origin, start, labels and extended header are kept; other formats
+            have none.
         label: Line added to the labels of the header.
 
     Raises:
@@ -255,17 +248,23 @@ def write_mrc(
 
 
 def _copy_header(like: Path, handle: Any) -> None:
-    with _open(like) as source:
-        for field in ("origin", "nxstart", "nystart", "nzstart", "cellb", "mapc", "mapr", "maps"):
-            handle.header[field] = source.header[field]
-        handle.set_extended_header(source.extended_header)
-        handle.header.exttyp = source.header.exttyp
-        # mrcfile appends its own label on creation: the source's labels come first, as history.
-        labels = [label for label in source.get_labels() if label]
-        handle.header.label = b""
-        handle.header.nlabl = 0
-        for label in labels[-9:]:
-            handle.add_label(label)
+    require_file(like)
+    if format_of(like) != "mrc":
+        return
+    source = _read_header(like)
+    _check_header(like, source)
+    for field in ("origin", "nxstart", "nystart", "nzstart", "cellb", "mapc", "mapr", "maps"):
+        handle.header[field] = source.fields[field]
+    if extended := _extended_header(like, source):
+        handle.set_extended_header(np.frombuffer(extended, dtype=f"V{len(extended)}"))
+    handle.header.exttyp = source.fields["exttyp"]
+    # mrcfile appends its own label on creation: the source's labels come first, as history.
+    texts = map(printable_string_from_bytes, source.fields["label"][: source["nlabl"]])
+    labels = [text for text in texts if text]
+    handle.header.label = b""
+    handle.header.nlabl = 0
+    for label in labels[-9:]:
+        handle.add_label(label)
 
 
 def _set_statistics(handle: Any, data: np.ndarray[Any, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +13,37 @@ from clearice.errors import PairingError
 
 @dataclass(frozen=True)
 class HalfPair:
-    """Two images of the same field of view."""
+    """Two images of the same field of view.
+
+    Attributes:
+        name: Unique name of the micrograph.
+        first: One image.
+        second: The other.
+        pixel_size_angstrom: Å/px, if a list says so; overrides the headers.
+    """
 
     name: str
     first: Path
     second: Path
+    pixel_size_angstrom: float | None = None
+
+
+def refuse_duplicates(named: Iterable[tuple[str, Path]]) -> None:
+    """Refuse two inputs of the same name: the second would overwrite the first.
+
+    Raises:
+        PairingError: Two have; both files are named.
+    """
+    seen: dict[str, Path] = {}
+    for name, path in named:
+        if name in seen:
+            if seen[name] == path:
+                raise PairingError(f"{path} is given twice; name it once")
+            raise PairingError(
+                f"{path} and {seen[name]} would both be called '{name}'; rename one of them, or "
+                "prepare them apart"
+            )
+        seen[name] = path
 
 
 def _matches(pattern: str) -> dict[str, Path]:

@@ -1,0 +1,153 @@
+"""From planes of stacks to pairs: cut, turn and mix, on any device.
+
+A patch in one of the eight orientations is a first element and two strides, so that a GPU needs
+one kernel, and no copy of the groups, for any number of pairs.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from clearice.data.sampler import PatchTable
+
+# Where a pixel (i, j) of a turned patch of edge n comes from: row = r·(n−1) + a·i + b·j and
+# column = c·(n−1) + d·i + e·j, as (r, a, b, c, d, e) for each orientation.
+_ORIGINS = torch.tensor(
+    [
+        (0, 1, 0, 0, 0, 1),
+        (0, 0, 1, 1, -1, 0),
+        (1, -1, 0, 1, 0, -1),
+        (1, 0, -1, 0, 1, 0),
+        (0, 1, 0, 1, 0, -1),
+        (0, 0, 1, 0, 1, 0),
+        (1, -1, 0, 0, 0, 1),
+        (1, 0, -1, 1, -1, 0),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where the stacks lie in one flat tensor.
+
+    Attributes:
+        first: Element at which each stack begins.
+        shape: Planes, rows, columns of each.
+    """
+
+    first: Int[Tensor, "m"]
+    shape: Int[Tensor, "m 3"]
+
+    @classmethod
+    def one_after_the_other(cls, shapes: Sequence[tuple[int, int, int]]) -> Sources:
+        """Return the places of stacks that are packed without gaps."""
+        shape = torch.tensor(shapes)
+        sizes = shape.prod(1)
+        return cls(sizes.cumsum(0) - sizes, shape)
+
+
+def places(table: PatchTable, sources: Sources, size: int) -> Int[Tensor, "n 5"]:
+    """Return first element, stride along rows, along columns, between planes, and plane count.
+
+    Args:
+        table: Which patches.
+        sources: Of the micrographs that it names.
+        size: Edge of a patch, px.
+    """
+    planes, rows, columns = sources.shape[table.micrograph].unbind(1)
+    r, a, b, c, d, e = _ORIGINS[table.orientation].unbind(1)
+    first = sources.first[table.micrograph] + table.row * columns + table.column
+    first = first + (size - 1) * (r * columns + c)
+    return torch.stack([first, a * columns + d, b * columns + e, rows * columns, planes], 1)
+
+
+def mixing_weights(
+    table: PatchTable,
+    doses: Float[Tensor, "m k"],
+    *,
+    clean: bool = False,
+    exchangeable: bool = True,
+) -> Float[Tensor, "n 2 planes"]:
+    """Return by how much each plane of a stack counts in the input and in the target.
+
+    Args:
+        table: Which groups go where.
+        doses: Share of the dose in each group of each micrograph; 0 where there is none.
+        clean: The target is the truth, a plane behind the groups; the input is then all groups,
+            if they are exchangeable.
+        exchangeable: False if group 0 is always the input.
+    """
+    inputs = table.inputs | table.targets if clean and exchangeable else table.inputs
+    dose = doses[table.micrograph]
+    mix = torch.stack([dose * inputs, dose * table.targets], 1)
+    mix = mix / mix.sum(2, keepdim=True)
+    if not clean:
+        return mix.float()
+    groups = (dose > 0).sum(1)
+    mix = torch.nn.functional.pad(mix, (0, 1))
+    mix[:, 1] = 0.0
+    mix[torch.arange(len(mix)), 1, groups] = 1.0
+    return mix.float()
+
+
+def gather(
+    pool: Float[Tensor, "elements"],
+    where: Int[Tensor, "n 5"],
+    mix: Float[Tensor, "n 2 planes"],
+    size: int,
+) -> Float[Tensor, "n 2 size size"]:
+    """Return inputs and targets: weighted sums of planes, read from one flat tensor.
+
+    On CUDA one kernel does it where Triton is installed, as it is with PyTorch for Linux.
+
+    Args:
+        pool: All stacks.
+        where: Of `places`, on the device of the pool.
+        mix: Of `mixing_weights`, on the device of the pool.
+        size: Edge of a patch, px.
+    """
+    if pool.device.type == "cuda" and _GATHER_ON_CUDA is not None:
+        return _GATHER_ON_CUDA(pool, where, mix, size)
+    first, rows, columns, plane, planes = where.unbind(1)
+    axis = torch.arange(size, device=pool.device)
+    at = first[:, None, None] + axis[:, None] * rows[:, None, None] + axis * columns[:, None, None]
+    pairs = torch.zeros(len(where), 2, size, size, device=pool.device)
+    for k in range(mix.shape[2]):
+        there = k < planes
+        values = pool[at + (k * plane * there)[:, None, None]].float()
+        pairs += (mix[:, :, k] * there[:, None])[:, :, None, None] * values[:, None]
+    return pairs
+
+
+def mix_crops(
+    crops: Float[Tensor, "n planes size size"],
+    mix: Float[Tensor, "n 2 planes"],
+    orientations: Sequence[int],
+) -> Float[Tensor, "n 2 size size"]:
+    """Do what `gather` does, with patches that are cut already: fastest on CPUs."""
+    n, _, height, width = crops.shape
+    pairs = torch.bmm(mix, crops.float().flatten(2)).view(n, 2, height, width)
+    return torch.stack([_turn(pair, o) for pair, o in zip(pairs, orientations, strict=True)])
+
+
+def _turn(pair: Float[Tensor, "2 h w"], orientation: int) -> Float[Tensor, "2 h w"]:
+    if orientation >= 4:
+        pair = pair.flip(-1)
+    return torch.rot90(pair, orientation % 4, (-2, -1)) if orientation % 4 else pair
+
+
+def _triton_gather() -> Callable[[Tensor, Tensor, Tensor, int], Tensor] | None:
+    if importlib.util.find_spec("triton") is None:
+        return None
+    from clearice.data.kernels import gather as kernel
+
+    return kernel
+
+
+_GATHER_ON_CUDA = _triton_gather()

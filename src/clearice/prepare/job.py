@@ -1,0 +1,279 @@
+"""One data set being written: micrographs side by side, and what could not be used."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from clearice import io
+from clearice.config import PrepareConfig
+from clearice.data import DatasetWriter, Manifest, MicrographEntry, Split, assign_splits
+from clearice.errors import BatchError, DatasetError, InputFileError
+from clearice.prepare.checks import (
+    CheckResult,
+    MicrographChecks,
+    check_micrograph,
+    format_table,
+    summarise,
+)
+from clearice.prepare.dose import DoseRoles
+from clearice.prepare.pattern import PatternSource
+from clearice.prepare.pattern_fix import fix_pattern
+from clearice.prepare.scale import full_dose, normalise, normalised_truth
+from clearice.types import HalfSet
+
+Progress = Callable[[int, int], None]
+# These decide what a data set is for, not what is in its stacks.
+_NOT_IN_STACKS = {
+    "validation_fraction",
+    "test_fraction",
+    "seed",
+    "fix_pattern",
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One micrograph to be made.
+
+    Attributes:
+        name: Of the micrograph.
+        sources: The files it is made from; the first is named in errors.
+        read: Returns its groups, and by how much each frame had moved, if that is known.
+    """
+
+    name: str
+    sources: tuple[Path, ...]
+    read: Callable[[], tuple[HalfSet, tuple[tuple[float, float], ...] | None]]
+
+
+class Job:
+    """Makes micrographs side by side, writes them, and reports once all is done.
+
+    Args:
+        out: Folder of the data set.
+        config: Splits and overrides.
+        truth: Folder with a noise-free image of the same name for each micrograph.
+        roles: Which group may be input, which target.
+        say: Called with one line for each thing that the user should know.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        config: PrepareConfig,
+        truth: Path | None,
+        roles: DoseRoles,
+        say: Callable[[str], None],
+    ) -> None:
+        self._writer = DatasetWriter(out)
+        self._out = out
+        self._config = config
+        self._truth = truth
+        self._roles = roles
+        self._say = say
+        self._checks: dict[str, MicrographChecks] = {}
+        self._sources: dict[str, Path] = {}
+        self.failures: list[str] = []
+
+    def run(self, tasks: Sequence[Task], workers: int, progress: Progress) -> None:
+        """Make all micrographs; one that fails does not stop the others.
+
+        Raises:
+            OutputError: The data set cannot be written; what was done is kept for the next try.
+        """
+        self._sources.update((task.name, task.sources[0]) for task in tasks)
+        with _shared_processors(workers), ThreadPoolExecutor(workers) as pool:
+            try:
+                coming = [pool.submit(self._attempt, task) for task in tasks]
+                taken = 0
+                for done, future in enumerate(coming):
+                    message, reused = future.result()
+                    taken += reused
+                    if message is not None:
+                        self.failures.append(message)
+                    progress(done + 1, len(tasks))
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        if taken:
+            self._say(f"{taken} micrographs were there already, from a preparation that stopped")
+
+    def _attempt(self, task: Task) -> tuple[str | None, bool]:
+        """Make one micrograph; returns why it could not be used, and whether it was there."""
+        try:
+            key = self._key(task)
+            entry = self._writer.reuse(task.name, key)
+            if entry is not None:
+                self._measure(entry, self._writer.stack(entry))
+                return None, True
+            half_set, moved = task.read()
+            self._add(half_set, moved, key)
+        except InputFileError as error:
+            return str(error), False
+        return None, False
+
+    def _add(
+        self, half_set: HalfSet, moved: tuple[tuple[float, float], ...] | None, key: str
+    ) -> None:
+        normalised, affine = normalise(half_set, self._roles)
+        truth = None
+        if self._truth is not None:
+            path = self._truth / f"{half_set.name}.mrc"
+            image = io.read_micrograph(path, half_set.pixel_size_angstrom).pixels
+            truth = normalised_truth(path, image, full_dose(half_set, self._roles))
+        checks = check_micrograph(
+            half_set.name, normalised, half_set.weights, half_set.pixel_size_angstrom
+        )
+        self._checks[half_set.name] = checks
+        self._writer.add(
+            half_set,
+            normalised,
+            affine,
+            truth,
+            key=key,
+            shifts_px=moved,
+            checks=checks.as_json(),
+        )
+
+    def _measure(self, entry: MicrographEntry, groups: Float[Tensor, "k h w"]) -> MicrographChecks:
+        size = _pixel_size(entry)
+        checks = check_micrograph(entry.name, groups.float(), entry.weights, size)
+        self._checks[entry.name] = checks
+        return checks
+
+    def _key(self, task: Task) -> str:
+        """Return what identifies the stack that a task makes: its inputs and how they are used."""
+        paths = list(task.sources)
+        if self._truth is not None:
+            paths.append(self._truth / f"{task.name}.mrc")
+        paths += [path for path in (self._config.gain, self._config.defects) if path is not None]
+        seen = []
+        for path in paths:
+            if not path.is_file():
+                raise InputFileError(path, "does not exist", "check the path")
+            state = path.stat()
+            seen.append([str(path.resolve()), state.st_size, state.st_mtime_ns])
+        settings = self._config.model_dump(mode="json", exclude=_NOT_IN_STACKS)
+        what = json.dumps([seen, settings, repr(self._roles)], sort_keys=True)
+        return hashlib.sha256(what.encode()).hexdigest()
+
+    def finish(self, total: int, progress: Progress) -> Manifest:
+        """Check and write what belongs to all, then report what could not be used.
+
+        Args:
+            total: How many micrographs there should have been.
+            progress: Called while the fixed pattern is removed.
+
+        Raises:
+            DatasetError: No micrograph could be used.
+            BatchError: Some could not; the data set holds the others.
+        """
+        self._drop_other_pixel_sizes()
+        entries = self._writer.entries
+        if not entries:
+            raise DatasetError(
+                f"{self._out}: no input could be used:\n  " + "\n  ".join(self.failures)
+            )
+        patterns = self._fix_pattern(progress) if self._config.fix_pattern else None
+        splits = assign_splits([entry.name for entry in entries], self._config)
+        results = self._check(splits)
+        manifest = self._writer.finish(
+            self._config,
+            _pixel_size(entries[0]),
+            input_target=not self._roles.equal,
+            dose_ratio=self._roles.dose_ratio,
+            target_gain=self._roles.target_gain,
+            splits=splits,
+            checks=[result.as_json() for result in results],
+            fixed_pattern=None if patterns is None else {"shapes": patterns},
+        )
+        if self.failures:
+            raise BatchError(self.failures, total)
+        return manifest
+
+    def _drop_other_pixel_sizes(self) -> None:
+        entries = self._writer.entries
+        sizes = [_pixel_size(entry) for entry in entries]
+        if not sizes:
+            return
+        usual = max(sizes, key=lambda size: (sum(io.same_pixel_size(size, s) for s in sizes), size))
+        for entry, size in zip(entries, sizes, strict=True):
+            if not io.same_pixel_size(size, usual):
+                self._writer.drop(entry.name)
+                self.failures.append(
+                    f"{self._sources[entry.name]}: has {size:g} Å/px where most have {usual:g}; "
+                    "prepare it apart, or give --pixel-size"
+                )
+
+    def _fix_pattern(self, progress: Progress) -> list[dict[str, Any]]:
+        entries = self._writer.entries
+
+        def write(index: int, clean: Tensor) -> None:
+            entry = entries[index]
+            checks = self._measure(entry, clean)
+            self._writer.rewrite(entry, clean, _pixel_size(entry), checks.as_json())
+
+        sources = [
+            PatternSource(
+                name=entry.name,
+                shape=entry.shape,
+                read=lambda entry=entry: self._writer.stack(entry),  # type: ignore[misc]
+                weights=entry.weights,
+                scale=_gain_scale(entry),
+            )
+            for entry in entries
+        ]
+        input_target = not self._roles.equal
+        reports = fix_pattern(sources, write, input_target=input_target, progress=progress)
+        for report in reports:
+            self._say(str(report))
+        return [report.as_json() for report in reports]
+
+    def _check(self, splits: dict[str, Split]) -> list[CheckResult]:
+        results = summarise([self._checks[entry.name] for entry in self._writer.entries], splits)
+        self._say(format_table(results))
+        return results
+
+
+def _pixel_size(entry: MicrographEntry) -> float:
+    assert entry.pixel_size_angstrom is not None  # this version always writes it
+    return entry.pixel_size_angstrom
+
+
+def _gain_scale(entry: MicrographEntry) -> float:
+    """Return how strong a residual gain is in a micrograph, after normalisation."""
+    return entry.mean / entry.std if entry.mean > entry.std else 1.0
+
+
+@contextmanager
+def _shared_processors(workers: int) -> Iterator[None]:
+    """Let all workers together start as many threads as there are processors."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, before // workers))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def default_workers(bytes_each: int, available: int) -> int:
+    """Return how many micrographs to make at a time: one a processor, if they fit into memory.
+
+    Args:
+        bytes_each: What one needs at its peak.
+        available: Free memory, bytes; 0 if unknown.
+    """
+    fit = available // 2 // bytes_each if available else 1
+    return max(1, min(os.cpu_count() or 1, fit))
