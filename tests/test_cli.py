@@ -460,7 +460,7 @@ def test_evaluation_needs_something_to_compare_with(capsys: Capture, tmp_path: P
 def test_folders_and_patterns_without_files(capsys: Capture, model: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     tail = ("--model", model, "--out", tmp_path / "out")
-    assert "holds no .mrc files" in _refused(capsys, "denoise", tmp_path / "empty", *tail)
+    assert "holds no micrographs" in _refused(capsys, "denoise", tmp_path / "empty", *tail)
     assert "matches no file" in _refused(capsys, "denoise", f"{tmp_path}/*.nothing", *tail)
     assert "give micrographs" in _refused(capsys, "denoise", *tail)
     assert "is no data set" in _refused(

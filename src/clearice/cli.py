@@ -181,7 +181,7 @@ def prepare(
         groups: Frame groups kept of each movie; 2 is even/odd.
         align: Whole-frame motion of movies.
         gain: Gain reference of the movies.
-        gain_mode: How it is applied; auto divides EER and multiplies all else.
+        gain_mode: How it is applied; auto multiplies, but divides EER by all but .gain files.
         gain_rotation: Quarter turns, as MotionCor's -RotGain.
         gain_flip: 1 upside down, 2 left-right, as MotionCor's -FlipGain.
         defects: Defect list (text) or map (MRC, TIFF).
@@ -599,13 +599,15 @@ def _device(name: str) -> Any:
 
 
 def _expand(inputs: tuple[Path, ...]) -> list[Path]:
-    """Return the files that are meant: files as they are, the MRC files of folders, patterns."""
+    """Return the files that are meant: files as they are, the micrographs of folders, patterns."""
+    from clearice import io
+
     files: list[Path] = []
     for item in inputs:
         if item.is_dir():
-            found = sorted(p for p in item.iterdir() if p.suffix in (".mrc", ".mrcs"))
+            found = sorted(p for p in item.iterdir() if io.is_micrograph_name(p))
             if not found:
-                raise InputFileError(item, "holds no .mrc files", "check the folder")
+                raise InputFileError(item, "holds no micrographs", "check the folder")
             files += found
         elif not item.exists() and glob.has_magic(str(item)):
             matches = sorted(glob.glob(str(item), recursive=True))

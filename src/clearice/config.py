@@ -81,7 +81,7 @@ class PrepareConfig(Config):
     )
     gain: Path | None = Field(None, description="gain reference of the movies (MRC, TIFF, .gain)")
     gain_mode: Literal["auto", "multiply", "divide"] = Field(
-        "auto", description="how it is applied; auto divides EER and multiplies all else"
+        "auto", description="how it is applied; auto multiplies, but divides EER by all but .gain files"
     )
     gain_rotation: int = Field(0, ge=0, le=3, description="quarter turns, as MotionCor's -RotGain")
     gain_flip: int = Field(

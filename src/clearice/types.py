@@ -31,7 +31,7 @@ class Movie:
         pixel_size_angstrom: Å/px.
         dose_per_frame_e_per_A2: e/Å² in each frame, where the file or its metadata say so.
         electron_events: Frames are rendered from electron events (EER), whose gain references
-            divide instead of multiply.
+            divide, but for `.gain` files.
     """
 
     path: Path

@@ -106,7 +106,7 @@ def test_no_truth_for_any_movie_leaves_no_data_set(
 
 def test_movies_of_one_name_are_refused(tmp_path: Path, generator: torch.Generator) -> None:
     movies = [_good(tmp_path / folder, "mic", generator) for folder in ("x", "y")]
-    with pytest.raises(PairingError, match="would both be called .mic."):
+    with pytest.raises(PairingError, match=r"would both be called .mic."):
         prepare_movies(movies, tmp_path / "set", _config())
 
 

@@ -37,7 +37,7 @@ def denoise_files(
     """Denoise micrographs into a folder, under the same names, headers kept.
 
     Args:
-        micrographs: MRC files with one image each.
+        micrographs: Files with one image each; results are MRC files.
         denoiser: The model.
         out: Folder for the results.
         pixel_size_angstrom: Å/px; overrides the headers.
@@ -58,7 +58,7 @@ def denoise_files(
     for done, path in enumerate(micrographs):
         try:
             micrograph = io.read_micrograph(path, pixel_size_angstrom)
-            written.append(_denoise_file(micrograph, denoiser, out / path.name, say))
+            written.append(_denoise_file(micrograph, denoiser, out / output_name(path), say))
         except InputFileError as error:
             failures.append(str(error))
         progress(done + 1, len(micrographs))
@@ -67,15 +67,23 @@ def denoise_files(
     return written
 
 
+def output_name(micrograph: Path) -> str:
+    """Return the name of the MRC file that a micrograph of any format is denoised to."""
+    if micrograph.suffix.lower() in {".mrc", ".mrcs"}:
+        return micrograph.name
+    return f"{io.stem(micrograph)}.mrc"
+
+
 def _refuse_collisions(micrographs: Sequence[Path], out: Path) -> None:
     seen: dict[str, Path] = {}
     for path in micrographs:
-        if path.name in seen:
+        name = output_name(path)
+        if name in seen:
             raise OutputError(
-                f"{path} and {seen[path.name]} would write the same file; denoise them apart"
+                f"{path} and {seen[name]} would write the same file; denoise them apart"
             )
-        seen[path.name] = path
-        if (out / path.name).resolve() == path.resolve():
+        seen[name] = path
+        if (out / name).resolve() == path.resolve():
             raise OutputError(f"{path}: would be overwritten; choose another --out")
 
 

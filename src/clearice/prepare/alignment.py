@@ -21,6 +21,7 @@ _MAX_ITERATIONS = 30
 # Then the stiffness of the path is held, or it might go to and fro between two values.
 _SETTLING_ITERATIONS = 5
 _CONVERGED_PX = 0.01
+_HALVINGS = 4
 # A jump must be this much more likely than staying, as a difference of log-likelihoods.
 _JUMP_NATS = 8.0
 _LEAST_NOISE = 0.05
@@ -125,6 +126,11 @@ class FrameStack:
         excess = added - frames * power - self.pattern * (pattern - frames)
         return self.powers(excess / (frames * (frames - 1)), power, frames * (frames - 1))
 
+    def likelihood(self, sums: tuple[Spectrum, Spectrum], powers: Powers) -> float:
+        """Return L, nats."""
+        gain = sums[0].abs().square() - self.pattern * sums[1].abs().square()
+        return float(powers.weights[self.ring] @ gain.double())
+
     def evidence(
         self,
         path: Float[Tensor, "t 2"],
@@ -188,28 +194,39 @@ def refine(stack: FrameStack, path: Float[Tensor, "t 2"]) -> Refined:
     """Climb to the most likely smooth path near the given one.
 
     Every frame takes a Newton step with the expected curvature; then the path is smoothed with the
-    precision that this curvature stands for, until no frame moves by 0.01 px.
+    precision that this curvature stands for, until no frame moves by 0.01 px. Far from the top the
+    curvature is underestimated, so a step that leads down is halved.
     """
     smoother = Smoother.of(len(path))
-    power, stiffness, kept = stack.frame_power(), 0.0, 1.0
+    power, sums = stack.frame_power(), stack.sums(path)
+    stiffness = 0.0
     for iteration in range(1, _MAX_ITERATIONS + 1):
-        sums = stack.sums(path)
         powers = stack.powers_at(sums, power)
         information, longest = stack.information(powers)
         if not bool((information > 0).all()):
             return Refined(path, math.inf, iteration)
         step = stack.score(path, sums, powers).double() / information
         moved = path + step.clamp(-longest, longest).to(path)
-        if smoother is not None:
-            if iteration <= _SETTLING_ITERATIONS:
-                stiffness = smoother.stiffness(moved, information.to(path))
-            moved = smoother.smooth(moved, stiffness)
-            kept = float(smoother.kept(stiffness).mean())
-        moved = centred(moved)
+        precision = information.to(path)
+        if iteration <= _SETTLING_ITERATIONS:
+            stiffness = smoother.stiffness(moved, precision)
+        moved = centred(smoother.smooth(moved, stiffness))
+
+        def height(path: Tensor, sums: tuple[Spectrum, Spectrum]) -> float:
+            rough = smoother.penalty(path, stiffness, precision)  # noqa: B023
+            return stack.likelihood(sums, powers) - rough  # noqa: B023
+
+        here, moved_sums = height(path, sums), stack.sums(moved)
+        for _ in range(_HALVINGS):
+            if height(moved, moved_sums) >= here:
+                break
+            moved = (path + moved) / 2
+            moved_sums = stack.sums(moved)
         change = float((moved - path).abs().max())
-        path = moved
+        path, sums = moved, moved_sums
         if change < _CONVERGED_PX:
             break
+    kept = float(smoother.kept(stiffness).mean())
     return Refined(path, math.sqrt(kept * float((1 / information).mean())), iteration)
 
 

@@ -189,7 +189,11 @@ def estimate_shifts(
         # Of two independent estimates, as of all the pixels.
         expected = math.sqrt(sum(half.deviation_px**2 for half in found)) / 2
         uncertainty = max(scatter, expected)
-        reason = f"no motion beyond its uncertainty of {uncertainty:.2f} px"
+        reason = (
+            f"no motion beyond its uncertainty of {uncertainty:.2f} px"
+            if math.isfinite(uncertainty)
+            else "too little signal to tell motion"
+        )
         return Motion(torch.zeros_like(paths[0]), uncertainty, False, reason, 0)
     final = refine(whole, (paths[0] + paths[1]) / 2)
     uncertainty = max(scatter, final.deviation_px)

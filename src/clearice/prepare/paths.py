@@ -29,10 +29,10 @@ class Smoother:
     roughness: Float[Tensor, "t"]
 
     @staticmethod
-    def of(frames: int) -> Smoother | None:
-        """Return the smoother for so many frames, or None where they are too few to judge."""
+    def of(frames: int) -> Smoother:
+        """Return the smoother for so many frames; it leaves paths of too few to judge alone."""
         if frames < _FEWEST_FRAMES:
-            return None
+            return Smoother(torch.eye(frames, dtype=torch.float64), torch.zeros(frames).double())
         second = torch.eye(frames, dtype=torch.float64).diff(n=2, dim=0)
         roughness, basis = torch.linalg.eigh(second.T @ second)
         roughness[:2] = 0.0
@@ -45,8 +45,9 @@ class Smoother:
             path: Measured positions, px.
             information: Inverse variance of one measurement along each axis, 1/px².
         """
-        rough = self.roughness[2:, None]
-        power = (self.basis.T @ path)[2:].square() * information
+        uneven = self.roughness > 0
+        rough = self.roughness[uneven, None]
+        power = (self.basis.T @ path)[uneven].square() * information
         expected = {stiffness: 1 + 1 / (stiffness * rough) for stiffness in _STIFFNESS}
         cost = {s: float((e.log() + power / e).sum()) for s, e in expected.items()}
         return min(cost, key=lambda stiffness: cost[stiffness])
@@ -54,6 +55,13 @@ class Smoother:
     def smooth(self, path: Float[Tensor, "t 2"], stiffness: float) -> Float[Tensor, "t 2"]:
         """Return the most likely path of that stiffness, given measured positions."""
         return self.basis @ (self.kept(stiffness)[:, None] * (self.basis.T @ path))
+
+    def penalty(
+        self, path: Float[Tensor, "t 2"], stiffness: float, information: Float[Tensor, "2"]
+    ) -> float:
+        """Return what the prior takes off the log-likelihood of a path, nats."""
+        rough = (self.roughness @ (self.basis.T @ path).square()) @ information
+        return float(stiffness * rough / 2)
 
     def kept(self, stiffness: float) -> Float[Tensor, "t"]:
         """Return the share of each mode that is left, which is also its share of the variance."""

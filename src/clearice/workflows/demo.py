@@ -79,9 +79,7 @@ def run(
         movies = simulate.run(plan.simulate, out / "simulated", device, update)
     truth = out / "simulated" / "truth"
     with bar("prepare") as update:
-        prepare.prepare_movies(
-            movies, out / "dataset", plan.prepare, truth, progress=update
-        )
+        prepare.prepare_movies(movies, out / "dataset", plan.prepare, truth, progress=update)
     with bar("train") as update:
         trained = train.run(
             out / "dataset",
