@@ -144,7 +144,7 @@ class TrainConfig(Config):
         0.375, gt=0, lt=1, description="smallest share of the frame groups that makes an input"
     )
     weight_by_dose: bool = Field(
-        True, description="weigh each error by the dose of its target, as its noise asks"
+        False, description="weigh each error by the dose of its target; measured: no better"
     )
     window: int = Field(
         16, ge=1, description="micrographs drawn from at a time, so that disks can read them whole"

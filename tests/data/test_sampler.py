@@ -24,6 +24,7 @@ def _sampler(
     exchangeable: bool = True,
     window: int = 16,
     world_size: int = 1,
+    weight_by_dose: bool = False,
 ) -> Sampler:
     return Sampler(
         shapes,
@@ -34,6 +35,7 @@ def _sampler(
         exchangeable=exchangeable,
         window=window,
         world_size=world_size,
+        weight_by_dose=weight_by_dose,
     )
 
 
@@ -192,12 +194,14 @@ def test_the_range_of_inputs_leaves_a_target(groups: int, share: float) -> None:
 
 
 def test_errors_count_by_the_dose_of_their_target_and_one_on_average() -> None:
-    draws = _draws(_sampler([(8, 64, 64)]), 500)
+    assert {plan.weight for plan in _draws(_sampler([(8, 64, 64)]), 20)} == {1.0}
+    draws = _draws(_sampler([(8, 64, 64)], weight_by_dose=True), 500)
     for plan in draws:
         assert plan.weight == pytest.approx(len(plan.targets) / 3)
     mean = sum(plan.weight for plan in draws) / len(draws)
     assert abs(mean - 1) < 5 * math.sqrt(2 / 9 / len(draws))
-    assert {plan.weight for plan in _draws(_sampler([(2, 64, 64)]), 20)} == {1.0}
+    two = _sampler([(2, 64, 64)], weight_by_dose=True)
+    assert {plan.weight for plan in _draws(two, 20)} == {1.0}
 
 
 def test_a_step_that_ranks_cannot_share_is_a_mistake() -> None:

@@ -167,7 +167,7 @@ class Sampler:
         augment: bool,
         exchangeable: bool,
         smallest_input: float = 0.375,
-        weight_by_dose: bool = True,
+        weight_by_dose: bool = False,
         window: int = 16,
         rank: int = 0,
         world_size: int = 1,

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Complex, Float, Int
@@ -211,23 +213,33 @@ def refine(stack: FrameStack, path: Float[Tensor, "t 2"]) -> Refined:
         if iteration <= _SETTLING_ITERATIONS:
             stiffness = smoother.stiffness(moved, precision)
         moved = centred(smoother.smooth(moved, stiffness))
-
-        def height(path: Tensor, sums: tuple[Spectrum, Spectrum]) -> float:
-            rough = smoother.penalty(path, stiffness, precision)  # noqa: B023
-            return stack.likelihood(sums, powers) - rough  # noqa: B023
-
-        here, moved_sums = height(path, sums), stack.sums(moved)
-        for _ in range(_HALVINGS):
-            if height(moved, moved_sums) >= here:
-                break
-            moved = (path + moved) / 2
-            moved_sums = stack.sums(moved)
+        prior = partial(smoother.penalty, stiffness=stiffness, information=precision)
+        moved, moved_sums = _uphill(stack, powers, prior, (path, sums), moved)
         change = float((moved - path).abs().max())
         path, sums = moved, moved_sums
         if change < _CONVERGED_PX:
             break
     kept = float(smoother.kept(stiffness).mean())
     return Refined(path, math.sqrt(kept * float((1 / information).mean())), iteration)
+
+
+def _uphill(
+    stack: FrameStack,
+    powers: Powers,
+    prior: Callable[[Float[Tensor, "t 2"]], float],
+    start: tuple[Float[Tensor, "t 2"], tuple[Spectrum, Spectrum]],
+    path: Float[Tensor, "t 2"],
+) -> tuple[Float[Tensor, "t 2"], tuple[Spectrum, Spectrum]]:
+    """Return the path and its sums, nearer to the start if it is less likely than that."""
+    origin, sums = start
+    here = stack.likelihood(sums, powers) - prior(origin)
+    sums = stack.sums(path)
+    for _ in range(_HALVINGS):
+        if stack.likelihood(sums, powers) - prior(path) >= here:
+            break
+        path = (origin + path) / 2
+        sums = stack.sums(path)
+    return path, sums
 
 
 def search(stack: FrameStack, height: int, width: int, reach_px: float) -> Float[Tensor, "t 2"]:
