@@ -149,6 +149,7 @@ def prepare(
     gain_rotation: int | None = None,
     gain_flip: int | None = None,
     defects: Path | None = None,
+    hot_pixels: bool | None = None,
     frames_per_fraction: int | None = None,
     upsampling: int | None = None,
     dose_weight: Annotated[bool | None, Parameter(negative="")] = None,
@@ -185,6 +186,7 @@ def prepare(
         gain_rotation: Quarter turns, as MotionCor's -RotGain.
         gain_flip: 1 upside down, 2 left-right, as MotionCor's -FlipGain.
         defects: Defect list (text) or map (MRC, TIFF).
+        hot_pixels: Replace pixels of movies that stand out from their neighbours.
         frames_per_fraction: Raw EER frames summed into one (default: about 40 fractions).
         upsampling: Of EER: 2 renders half of the physical pixel.
         dose_weight: Weigh frames by exposure.
@@ -213,6 +215,7 @@ def prepare(
         "gain_rotation": gain_rotation,
         "gain_flip": gain_flip,
         "defects": defects,
+        "hot_pixels": hot_pixels,
         "frames_per_fraction": frames_per_fraction,
         "upsampling": upsampling,
         "dose_weight": dose_weight,

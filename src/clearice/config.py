@@ -81,13 +81,16 @@ class PrepareConfig(Config):
     )
     gain: Path | None = Field(None, description="gain reference of the movies (MRC, TIFF, .gain)")
     gain_mode: Literal["auto", "multiply", "divide"] = Field(
-        "auto", description="how it is applied; auto multiplies, but divides EER by all but .gain files"
+        "auto", description="how applied; auto divides EER by all but .gain files, else multiplies"
     )
     gain_rotation: int = Field(0, ge=0, le=3, description="quarter turns, as MotionCor's -RotGain")
     gain_flip: int = Field(
         0, ge=0, le=2, description="1 upside down, 2 left-right, as MotionCor's -FlipGain"
     )
     defects: Path | None = Field(None, description="defect list (text) or map (MRC, TIFF)")
+    hot_pixels: bool = Field(
+        True, description="replace pixels of movies that stand out from their neighbours"
+    )
     frames_per_fraction: int | None = Field(
         None, ge=1, description="raw EER frames summed into one; None: about 40 fractions a movie"
     )

@@ -225,3 +225,23 @@ def test_a_list_without_any_usable_movie_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "a.tif").write_text("no image")
     with pytest.raises(DatasetError, match=r"no input could be used:\n.*a\.tif"):
         prepare_movies([tmp_path / "a.tif"], tmp_path / "set", prepare_config())
+
+
+@pytest.mark.parametrize("align", ["none", "global"])
+def test_hot_pixels_are_replaced_before_they_spread(
+    tmp_path: Path, generator: torch.Generator, align: str
+) -> None:
+    raw = _counts(3 * _specimen(generator), 8, generator)
+    hot = [(5, 7), (40, 41), (90, 3)]
+    for row, column in hot:
+        raw[:, row, column] += 400
+    movie = write_movie(tmp_path / "a.mrc", raw)
+    for name, replaced in (("with", True), ("without", False)):
+        config = prepare_config(groups=2, align=align, hot_pixels=replaced)
+        prepare_movies([movie], tmp_path / name, config)
+    entry, kept = (open_dataset(tmp_path / n).manifest.micrographs[0] for n in ("with", "without"))
+    assert (entry.hot_pixels, kept.hot_pixels) == (3, 0)
+    (clean,), (dirty,) = _stacks(tmp_path / "with"), _stacks(tmp_path / "without")
+    rows, columns = zip(*hot, strict=True)
+    assert float(dirty[:, rows, columns].min()) > 8
+    assert float(clean[:, rows, columns].abs().max()) < 5

@@ -38,6 +38,9 @@ class MicrographEntry(Config):
     shifts_px: tuple[tuple[float, float], ...] | None = Field(
         None, description="(rows, columns) by which the content of each frame had moved, px"
     )
+    hot_pixels: int | None = Field(
+        0, description="pixels replaced for standing out; none: too many to be defects"
+    )
     checks: dict[str, Any] | None = Field(None, description="what was measured on the halves")
 
 

@@ -113,6 +113,7 @@ class DatasetWriter:
         *,
         key: str = "",
         shifts_px: Sequence[tuple[float, float]] | None = None,
+        hot_pixels: int | None = 0,
         checks: Mapping[str, Any] | None = None,
     ) -> None:
         """Write one micrograph.
@@ -124,6 +125,7 @@ class DatasetWriter:
             truth: The noise-free image after the same normalisation, if known.
             key: What it was made from and how; empty if it should not be taken over later.
             shifts_px: (rows, columns) by which the content of each frame had moved.
+            hot_pixels: How many were replaced; None if that could not be told.
             checks: What was measured on it.
         """
         file = f"stacks/{half_set.name}.mrc"
@@ -148,6 +150,7 @@ class DatasetWriter:
             truth_sha256=truth_sha256,
             pixel_size_angstrom=half_set.pixel_size_angstrom,
             shifts_px=None if shifts_px is None else tuple(shifts_px),
+            hot_pixels=hot_pixels,
             checks=None if checks is None else dict(checks),
         )
         with self._lock:

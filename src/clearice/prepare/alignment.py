@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -27,6 +27,7 @@ _HALVINGS = 4
 # A jump must be this much more likely than staying, as a difference of log-likelihoods.
 _JUMP_NATS = 8.0
 _LEAST_NOISE = 0.05
+_FRAMES_AT_A_TIME = 8
 
 Spectrum = Complex[Tensor, "n"]
 
@@ -74,20 +75,25 @@ class FrameStack:
             self.spectra[:, chosen], self.frequency[chosen], self.ring[chosen], self.pattern
         )
 
-    def phases(self, shift_px: Float[Tensor, "2"]) -> Spectrum:
-        """Return exp(−2πi k·d)."""
-        angle = -2 * math.pi * (self.frequency @ shift_px.to(self.frequency))
+    def chunks(self) -> Iterator[slice]:
+        """Yield a few frames at a time: phases of all of them would double the memory."""
+        for first in range(0, len(self.spectra), _FRAMES_AT_A_TIME):
+            yield slice(first, first + _FRAMES_AT_A_TIME)
+
+    def phases(self, path: Float[Tensor, "t 2"]) -> Complex[Tensor, "t n"]:
+        """Return exp(−2πi k·d) for each shift."""
+        angle = (-2 * math.pi * path).to(self.frequency) @ self.frequency.T
         return torch.polar(torch.ones_like(angle), angle)
 
     def sums(self, path: Float[Tensor, "t 2"]) -> tuple[Spectrum, Spectrum]:
         """Return the sum of the shifted frames and that of the shifts' phases alone."""
         aligned = torch.zeros_like(self.spectra[0])
-        phases = torch.zeros_like(aligned)
-        for spectrum, shift in zip(self.spectra, path, strict=True):
-            phase = self.phases(shift)
-            aligned += spectrum * phase
-            phases += phase
-        return aligned, phases
+        total = torch.zeros_like(aligned)
+        for chunk in self.chunks():
+            phases = self.phases(path[chunk])
+            total += phases.sum(0)
+            aligned += (phases * self.spectra[chunk]).sum(0)
+        return aligned, total
 
     def ring_count(self) -> Int[Tensor, "rings"]:
         """Return how many of the pixels are in each ring."""
@@ -100,8 +106,10 @@ class FrameStack:
 
     def frame_power(self) -> Float[Tensor, "rings"]:
         """Return the mean power of one frame."""
-        total = sum(spectrum.abs().square() for spectrum in self.spectra)
-        return self.ring_mean(torch.as_tensor(total)) / len(self.spectra)
+        total = torch.zeros_like(self.spectra[0].real)
+        for chunk in self.chunks():
+            total += torch.view_as_real(self.spectra[chunk]).square().sum((0, 2))
+        return self.ring_mean(total) / len(self.spectra)
 
     def powers(
         self, signal: Float[Tensor, "rings"], power: Float[Tensor, "rings"], samples: float
@@ -154,10 +162,10 @@ class FrameStack:
         weighted = weighted.to(self.frequency)
         reference, pattern = sums[0].conj(), self.pattern * sums[1].conj()
         rows = []
-        for spectrum, shift in zip(self.spectra, path, strict=True):
-            cross = (reference * spectrum - pattern) * self.phases(shift)
+        for chunk in self.chunks():
+            cross = (reference * self.spectra[chunk] - pattern) * self.phases(path[chunk])
             rows.append(cross.imag @ weighted)
-        return torch.stack(rows)
+        return torch.cat(rows)
 
     def information(self, powers: Powers) -> tuple[Float[Tensor, "2"], float]:
         """Return the Fisher information of one shift along each axis, and a safe step.
@@ -337,7 +345,7 @@ def _jumps(
 ) -> Float[Tensor, "blocks 2"]:
     """Return how far each block should move, 0 where nothing clearly better is within reach."""
     frames = len(stack.spectra)
-    phases = torch.stack([stack.phases(shift) for shift in path])
+    phases = stack.phases(path)
     aligned = stack.spectra * phases
     # What neighbours share is the signal wherever the rest of the path may be.
     shared = (aligned[1:].conj() * aligned[:-1]).real

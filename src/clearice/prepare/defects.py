@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,16 +10,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
-from clearice.errors import ClearIceWarning, InputFileError
+from clearice.errors import InputFileError
 
 _LARGEST_SHARE = 0.1
 _LARGEST_HOT_SHARE = 1e-3
 _RADIUS = 2
 _TRIES = 20
-
-
-class HotPixelWarning(ClearIceWarning):
-    """Too many pixels look hot for all of them to be so, and none was marked."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +77,9 @@ def defect_map(bad: Bool[Tensor, "h w"], source: Path, seed: int = 0) -> DefectM
     return DefectMap(flat.to(bad.device), donor.to(bad.device))
 
 
-def find_hot_pixels(mean_frame: Float[Tensor, "h w"], sigmas: float = 6.0) -> Bool[Tensor, "h w"]:
+def find_hot_pixels(
+    mean_frame: Float[Tensor, "h w"], sigmas: float = 6.0
+) -> Bool[Tensor, "h w"] | None:
     """Find pixels that stand out from their neighbours in the mean of many frames, hot or cold.
 
     Each is compared with the local median in units of the counting noise there, √median, so that
@@ -96,7 +93,8 @@ def find_hot_pixels(mean_frame: Float[Tensor, "h w"], sigmas: float = 6.0) -> Bo
         sigmas: Threshold.
 
     Returns:
-        True where a pixel is hot or cold; nowhere if more than 0.1 % would be, with a warning.
+        True where a pixel is hot or cold; None if more than 0.1 % would be, since those are an
+        object of high contrast, or counting noise, and no defects.
     """
     local = _median_of_five(_median_of_five(mean_frame, 1), 0)
     typical = float(local.median())
@@ -106,15 +104,7 @@ def find_hot_pixels(mean_frame: Float[Tensor, "h w"], sigmas: float = 6.0) -> Bo
     # 1.4826 medians of the absolute deviation are a standard deviation of Gaussian noise.
     hot = deviation > sigmas * 1.4826 * float(deviation.median())
     share = int(hot.sum()) / hot.numel()
-    if share <= _LARGEST_HOT_SHARE:
-        return hot
-    warnings.warn(
-        f"{share:.1%} of the pixels stand out from their neighbours by {sigmas:g} σ, too many to "
-        "be hot pixels, or too few counts to tell; none was marked (--defects can name them)",
-        HotPixelWarning,
-        stacklevel=2,
-    )
-    return torch.zeros_like(hot)
+    return hot if share <= _LARGEST_HOT_SHARE else None
 
 
 def _median_of_five(image: Float[Tensor, "h w"], axis: int) -> Float[Tensor, "h w"]:

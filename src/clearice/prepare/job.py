@@ -28,10 +28,10 @@ from clearice.prepare.checks import (
     summarise,
 )
 from clearice.prepare.dose import DoseRoles
+from clearice.prepare.movies import PreparedMicrograph
 from clearice.prepare.pattern import PatternSource
 from clearice.prepare.pattern_fix import fix_pattern
 from clearice.prepare.scale import full_dose, normalise, normalised_truth
-from clearice.types import HalfSet
 
 Progress = Callable[[int, int], None]
 # These decide what a data set is for, not what is in its stacks.
@@ -50,12 +50,12 @@ class Task:
     Attributes:
         name: Of the micrograph.
         sources: The files it is made from; the first is named in errors.
-        read: Returns its groups, and by how much each frame had moved, if that is known.
+        read: Returns its groups, and what was done to them.
     """
 
     name: str
     sources: tuple[Path, ...]
-    read: Callable[[], tuple[HalfSet, tuple[tuple[float, float], ...] | None]]
+    read: Callable[[], PreparedMicrograph]
 
 
 class Job:
@@ -107,6 +107,12 @@ class Job:
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
+        unsure = sum(entry.hot_pixels is None for entry in self._writer.entries)
+        if unsure:
+            self._say(
+                f"{unsure} micrographs: more pixels stand out than can be hot, or there are too "
+                "few counts to tell; none was replaced (--defects can name them)"
+            )
         if taken:
             self._say(f"{taken} micrographs were there already, from a preparation that stopped")
 
@@ -118,15 +124,13 @@ class Job:
             if entry is not None:
                 self._measure(entry, self._writer.stack(entry))
                 return None, True
-            half_set, moved = task.read()
-            self._add(half_set, moved, key)
+            self._add(task.read(), key)
         except InputFileError as error:
             return str(error), False
         return None, False
 
-    def _add(
-        self, half_set: HalfSet, moved: tuple[tuple[float, float], ...] | None, key: str
-    ) -> None:
+    def _add(self, made: PreparedMicrograph, key: str) -> None:
+        half_set = made.half_set
         normalised, affine = normalise(half_set, self._roles)
         truth = None
         if self._truth is not None:
@@ -143,7 +147,8 @@ class Job:
             affine,
             truth,
             key=key,
-            shifts_px=moved,
+            shifts_px=made.moved_px,
+            hot_pixels=made.hot_pixels,
             checks=checks.as_json(),
         )
 

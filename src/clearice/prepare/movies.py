@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from clearice import io
 from clearice.config import PrepareConfig
+from clearice.data import dose_weighted_mean
 from clearice.errors import ConfigError, InputFileError
-from clearice.prepare.defects import DefectMap, defect_map
+from clearice.prepare.defects import DefectMap, defect_map, find_hot_pixels
 from clearice.prepare.exposure import ExposureWeights, exposure_weights
 from clearice.prepare.gain import (
     GainReference,
@@ -24,7 +25,7 @@ from clearice.prepare.gain import (
     require_right_gain,
 )
 from clearice.prepare.motion import alignment_band, estimate_shifts
-from clearice.prepare.split import corrected_frames, split
+from clearice.prepare.split import Correction, corrected_frames, split
 from clearice.types import EventFractions, HalfSet, InputItem, Movie
 
 # Read ahead, raw, corrected, and their spectra and filters.
@@ -32,17 +33,19 @@ _FRAMES_AT_A_TIME = 10
 
 
 @dataclass(frozen=True)
-class PreparedMovie:
-    """What became of a movie.
+class PreparedMicrograph:
+    """What became of a movie or a pair.
 
     Attributes:
         half_set: Groups of its frames.
         moved_px: (rows, columns) by which the content of each frame had moved, if it was looked
             for.
+        hot_pixels: How many were replaced; None if too many stood out to be defects.
     """
 
     half_set: HalfSet
-    moved_px: tuple[tuple[float, float], ...] | None
+    moved_px: tuple[tuple[float, float], ...] | None = None
+    hot_pixels: int | None = 0
 
 
 class MovieRecipe:
@@ -72,7 +75,7 @@ class MovieRecipe:
         events = EventFractions(config.frames_per_fraction, config.upsampling)
         return io.open_movie(item.path, size, events, item.fallback_pixel_size_angstrom)
 
-    def prepare(self, name: str, item: InputItem) -> PreparedMovie:
+    def prepare(self, name: str, item: InputItem) -> PreparedMicrograph:
         """Correct a movie and split it into groups.
 
         Raises:
@@ -81,27 +84,62 @@ class MovieRecipe:
         """
         movie = self.open(item)
         gain, defects = self._references(movie)
+        weights = self._exposure(movie, item)
 
         def apply(frame: Tensor) -> Tensor:
             return correct(frame.to(self._device), gain, defects)
 
-        shifts = None
-        if self._config.align == "global":
-            band = alignment_band(
-                movie.height, movie.width, movie.pixel_size_angstrom, device=self._device
-            )
-            spectra = [band.spectrum(frame) for frame in corrected_frames(movie, apply)]
-            shifts = estimate_shifts(torch.stack(spectra), band).shifts_px
+        if self._config.align == "none" and weights is None:
+            half_set = split(movie, self._config.groups, name=name, correct=apply)
+            mean = dose_weighted_mean(half_set.groups, half_set.weights)
+            hot, count = self._hot_pixels(mean, movie)
+            groups = torch.stack([hot.repair(group) for group in half_set.groups])
+            return PreparedMicrograph(replace(half_set, groups=groups), None, count)
+        # Shifts and weights would spread hot pixels: they are found in a pass of their own.
+        shifts, mean = self._look_ahead(movie, apply)
+        hot, count = self._hot_pixels(mean, movie)
         half_set = split(
             movie,
             self._config.groups,
             name=name,
-            correct=apply,
+            correct=lambda frame: hot.repair(apply(frame)),
             shifts_px=shifts,
-            weights=self._exposure(movie, item),
+            weights=weights,
         )
         moved = None if shifts is None else tuple((-r, -c) for r, c in shifts.tolist())
-        return PreparedMovie(half_set, moved)
+        return PreparedMicrograph(half_set, moved, count)
+
+    def _look_ahead(
+        self, movie: Movie, apply: Correction
+    ) -> tuple[Float[Tensor, "t 2"] | None, Float[Tensor, "h w"]]:
+        """Return the shifts that align the frames, if they are wanted, and the mean frame."""
+        band = None
+        if self._config.align == "global":
+            band = alignment_band(
+                movie.height, movie.width, movie.pixel_size_angstrom, device=self._device
+            )
+        spectra = []
+        total = torch.zeros(movie.height, movie.width, device=self._device)
+        for frame in corrected_frames(movie, apply):
+            total += frame
+            if band is not None:
+                spectra.append(band.spectrum(frame))
+        mean = total / len(movie.frames)
+        if band is None:
+            return None, mean
+        return estimate_shifts(torch.stack(spectra), band).shifts_px, mean
+
+    def _hot_pixels(self, mean: Float[Tensor, "h w"], movie: Movie) -> tuple[DefectMap, int | None]:
+        """Find pixels that stand out in the mean frame, as RELION and MotionCor do.
+
+        Returns:
+            How to replace them, and how many there are; None if too many stand out to be hot.
+        """
+        bad = find_hot_pixels(mean) if self._config.hot_pixels else torch.zeros_like(mean) > 0
+        if bad is None:
+            return defect_map(torch.zeros_like(mean) > 0, movie.path), None
+        found = defect_map(bad, movie.path)
+        return found, len(found.bad)
 
     def peak_bytes(self, item: InputItem | None) -> int:
         """Return what making one movie like this takes of main memory, bytes.

@@ -16,14 +16,13 @@ from clearice.errors import ConfigError, UserError
 from clearice.prepare.discover import Inputs
 from clearice.prepare.dose import DoseRoles, PairStatistics, find_roles, pair_statistics
 from clearice.prepare.job import Job, Progress, Task, default_workers
-from clearice.prepare.movies import MovieRecipe, first_usable
+from clearice.prepare.movies import MovieRecipe, PreparedMicrograph, first_usable
 from clearice.prepare.pairs import HalfPair, refuse_duplicates
 from clearice.prepare.scale import input_first, on_one_scale
 from clearice.prepare.split import read_pair
-from clearice.types import HalfSet, InputItem
+from clearice.types import InputItem
 
 Say = Callable[[str], None]
-Moved = tuple[tuple[float, float], ...] | None
 # As many pairs tell the doses apart as well as all do.
 _LOOK_AT = 16
 # Copies of both halves at the peak: as read, normalised, clipped, and in float64 for statistics.
@@ -144,12 +143,8 @@ def prepare_movies(
             "movies moved by more than a pixel share is found in part only"
         )
 
-    def read(name: str, item: InputItem) -> tuple[HalfSet, Moved]:
-        made = recipe.prepare(name, item)
-        return made.half_set, made.moved_px
-
     named = [(io.stem(item.path), item) for item in items]
-    tasks = [Task(name, (item.path,), partial(read, name, item)) for name, item in named]
+    tasks = [Task(name, (item.path,), partial(recipe.prepare, name, item)) for name, item in named]
     job = Job(out, config, truth, DoseRoles(), say)
     job.failures.extend(failures)
     if workers is None:
@@ -191,11 +186,11 @@ def prepare_pairs(
     say(roles.reason)
     ratio = 1 / roles.dose_ratio if roles.swapped else roles.dose_ratio
 
-    def read(pair: HalfPair) -> tuple[HalfSet, Moved]:
+    def read(pair: HalfPair) -> PreparedMicrograph:
         half_set = read_pair(pair, config.pixel_size_angstrom, ratio)
         if roles.swapped:
-            return input_first(half_set), None
-        return (on_one_scale(half_set) if roles.equal else half_set), None
+            return PreparedMicrograph(input_first(half_set))
+        return PreparedMicrograph(on_one_scale(half_set) if roles.equal else half_set)
 
     job = Job(out, config, truth, roles, say)
     job.failures.extend(failures)
