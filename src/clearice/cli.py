@@ -164,7 +164,7 @@ def prepare(
     sample_size: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 1024,
     seed: int | None = None,
     workers: Annotated[int | None, Parameter(validator=validators.Number(gte=1))] = None,
-    device: Device = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Make a data set from movies, or from ready half-sets.
 
@@ -233,9 +233,11 @@ def prepare(
         raise ConfigError("give either movies, halves or lists, or --pairs 'FIRST*' 'SECOND*'")
     flat = len(inputs) == 1 and room.is_flat(inputs[0])
     found = None if flat else room.find_pairs(*pairs) if pairs else room.find_inputs(inputs)
-    if dry_run and found is not None:
-        print(room.format_discovery(found))
+    if dry_run:
+        print(room.format_discovery(found) if found else room.describe_flat(inputs[0], sample_size))
         return
+    if flat and truth is not None:
+        raise ConfigError("--truth is not for flat training sets")
     if out is None:
         raise ConfigError("--out is missing: name a folder for the data set, or use --dry-run")
     with progress_bar("prepare") as update:

@@ -14,7 +14,7 @@ from clearice.data.assemble import Sources, gather, mix_crops, mixing_weights, p
 from clearice.data.caches import Cache, choose_cache
 from clearice.data.readahead import ReadAhead
 from clearice.data.sampler import PatchTable
-from clearice.errors import DatasetError, InputFileError
+from clearice.errors import InputFileError
 from clearice.types import PatchBatch
 from helpers import CPU, write_dataset
 from tolerances import ABSOLUTE, RELATIVE
@@ -235,18 +235,27 @@ def test_the_cache_fits_the_memory(
     assert chosen in choice.reason
 
 
-def test_files_are_read_ahead_from_end_to_end(tmp_path: Path) -> None:
-    dataset = write_dataset(tmp_path, groups=2)
-    files = [dataset.folder / entry.file for entry in dataset.manifest.micrographs]
+def test_files_are_read_ahead_in_the_order_of_the_last_request() -> None:
+    files = [Path(name) for name in "abcdef"]
     read: list[Path] = []
+    begun, go_on, done = threading.Event(), threading.Event(), threading.Event()
+
+    def slowly(file: Path) -> None:
+        read.append(file)
+        begun.set()
+        assert go_on.wait(5)
+        if file == files[5]:
+            done.set()
+
     with ReadAhead() as ahead:
-        ahead._read = read.append  # type: ignore[method-assign,assignment]
-        ahead.request([*files, tmp_path / "missing"])
-        ahead.request([files[0]])
-        ahead.request(files[:2])
-        ahead._files.put(None)
-        ahead._thread.join(5)
-    assert read == [*files, tmp_path / "missing", files[1]]
+        ahead._read = slowly  # type: ignore[method-assign]
+        ahead.request(files[:3])
+        assert begun.wait(5)
+        # What is behind by now is not read any more, and what was read is not read again.
+        ahead.request([files[3], files[0], files[5]])
+        go_on.set()
+        assert done.wait(5)
+    assert read == [files[0], files[3], files[5]]
 
 
 def test_a_file_that_cannot_be_read_ahead_is_left_to_its_reader(tmp_path: Path) -> None:
@@ -255,81 +264,6 @@ def test_a_file_that_cannot_be_read_ahead_is_left_to_its_reader(tmp_path: Path) 
     ahead._read(tmp_path / "missing")
     ahead._read(tmp_path / "stack")
     assert ahead._buffer == bytearray(len(ahead._buffer))
-
-
-def test_bytes_of_a_pair(tmp_path: Path) -> None:
-    loader, _ = _loader(write_dataset(tmp_path, groups=8))
-    assert loader.bytes_per_pair == 8 * 32 * 32 * 2
-
-
-def test_stream_equals_ram(tmp_path: Path) -> None:
-    dataset = write_dataset(tmp_path, groups=8)
-    (ram, _), (stream, _) = _loader(dataset, "ram"), _loader(dataset, "stream")
-    for step in range(5):
-        one, other = ram.batch(step), stream.batch(step)
-        assert torch.equal(one.input, other.input)
-        assert torch.equal(one.target, other.target)
-
-
-@pytest.mark.parametrize("cache", ["ram", "stream"])
-def test_batches_come_in_the_order_of_their_steps(tmp_path: Path, cache: Cache) -> None:
-    loader, _ = _loader(write_dataset(tmp_path, groups=4), cache)
-    batches = list(loader.batches(3, 14))
-    assert len(batches) == 11
-    for step, batch in enumerate(batches, start=3):
-        assert batch.input.shape == batch.target.shape == (3, 1, 32, 32)
-        assert torch.equal(batch.input, loader.batch(step).input)
-        assert torch.equal(batch.target, loader.batch(step).target)
-    assert list(loader.batches(4, 4)) == []
-
-
-def test_a_pair_is_the_planned_crop(tmp_path: Path) -> None:
-    dataset = write_dataset(tmp_path, groups=2)
-    loader, sampler = _loader(dataset, augment=False)
-    entries = dataset.entries(Split.TRAIN)
-    batch = loader.batch(2)
-    for index, plan in enumerate(sampler.plan(2)):
-        stack = dataset.stack(entries[plan.micrograph]).float()
-        crop = stack[:, plan.row : plan.row + 32, plan.column : plan.column + 32]
-        assert torch.equal(batch.input[index, 0], crop[plan.inputs[0]])
-        assert torch.equal(batch.target[index, 0], crop[plan.targets[0]])
-
-
-def test_a_clean_target_is_the_truth_and_its_input_the_full_dose(tmp_path: Path) -> None:
-    dataset = write_dataset(tmp_path, groups=4, truth=True)
-    loader, sampler = _loader(dataset, clean=True, augment=False)
-    entries = dataset.entries(Split.TRAIN)
-    batch = loader.batch(1)
-    for index, plan in enumerate(sampler.plan(1)):
-        window = slice(plan.row, plan.row + 32), slice(plan.column, plan.column + 32)
-        entry = entries[plan.micrograph]
-        truth = dataset.truth(entry).float()[0][window]
-        assert torch.equal(batch.target[index, 0], truth)
-        full = dataset.stack(entry).float().mean(0)[window]
-        torch.testing.assert_close(batch.input[index, 0], full, rtol=1e-5, atol=1e-5)
-
-
-def test_a_clean_target_of_unequal_halves_keeps_the_low_dose_input(tmp_path: Path) -> None:
-    dataset = write_dataset(tmp_path, exchangeable=False, truth=True)
-    loader, sampler = _loader(dataset, clean=True, augment=False)
-    entries = dataset.entries(Split.TRAIN)
-    batch = loader.batch(0)
-    for index, plan in enumerate(sampler.plan(0)):
-        stack = dataset.stack(entries[plan.micrograph]).float()
-        crop = stack[0, plan.row : plan.row + 32, plan.column : plan.column + 32]
-        torch.testing.assert_close(batch.input[index, 0], crop, rtol=1e-5, atol=1e-5)
-
-
-def test_clean_targets_without_truth_are_refused(tmp_path: Path) -> None:
-    dataset = write_dataset(tmp_path)
-    with pytest.raises(DatasetError, match="has no truth"):
-        _loader(dataset, clean=True)
-
-
-def test_a_gpu_cache_without_gpu_is_refused(tmp_path: Path) -> None:
-    dataset = write_dataset(tmp_path)
-    with pytest.raises(DatasetError, match="needs a GPU"):
-        _loader(dataset, "gpu")
 
 
 @pytest.mark.gpu

@@ -11,6 +11,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -19,9 +20,11 @@ from torch import Tensor
 from clearice import io
 from clearice.data import open_dataset
 from clearice.data.writer import JOURNAL_NAME
+from clearice.errors import BatchError, ConfigError, OutputError
 from clearice.prepare import prepare_movies
 from clearice.prepare.job import default_workers
 from clearice.prepare.movies import MovieRecipe
+from clearice.types import InputItem
 from helpers import prepare_config, write_movie
 
 _SIZE = 64
@@ -213,8 +216,118 @@ def test_a_pattern_is_fixed_in_files_of_its_own(tmp_path: Path, generator: torch
     assert {Path(entry.file).parent.name for entry in manifest.micrographs} == {"corrected"}
     dataset = open_dataset(tmp_path / "set")
     assert dataset.verify() == []
-    assert list((tmp_path / "set" / "stacks").iterdir()) == []
+    assert {path.name for path in (tmp_path / "set").iterdir()} == {"corrected", "dataset.json"}
     for entry in manifest.micrographs:
         even, odd = dataset.stack(entry).float()
         both = torch.stack([even.flatten(), odd.flatten()])
         assert abs(float(torch.corrcoef(both)[0, 1])) < 0.15  # 0.47 before
+
+
+def test_files_of_others_are_never_overwritten_or_deleted(
+    tmp_path: Path, generator: torch.Generator
+) -> None:
+    movies = _movies(tmp_path / "session" / "stacks", 2, generator)
+    before = movies[0].read_bytes()
+    with pytest.raises(OutputError, match="stacks: holds other files"):
+        prepare_movies(movies, tmp_path / "session", prepare_config(groups=2))
+    (tmp_path / "project" / "corrected").mkdir(parents=True)
+    precious = tmp_path / "project" / "corrected" / "precious.mrc"
+    precious.write_bytes(b"precious")
+    with pytest.raises(OutputError, match="corrected: holds other files"):
+        prepare_movies(movies, tmp_path / "project", prepare_config(groups=2))
+    assert movies[0].read_bytes() == before
+    assert precious.read_bytes() == b"precious"
+
+
+def test_a_damaged_stack_of_a_stopped_preparation_is_made_again(
+    tmp_path: Path, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    movies = _movies(tmp_path, 2, generator)
+    config = prepare_config(groups=2)
+    with monkeypatch.context() as patched:
+        finish = "clearice.data.DatasetWriter.finish"
+        patched.setattr(finish, lambda *args, **kwargs: (_ for _ in ()).throw(_StopError))
+        with pytest.raises(_StopError):
+            prepare_movies(movies, tmp_path / "set", config)
+    stack = tmp_path / "set" / "stacks" / "m0.mrc"
+    stack.write_bytes(stack.read_bytes()[:2000])
+    said: list[str] = []
+    prepare_movies(movies, tmp_path / "set", config, say=said.append)
+    assert "1 micrographs were there already, from a preparation that stopped" in said
+    assert open_dataset(tmp_path / "set").verify() == []
+
+
+def test_equal_input_gives_equal_files(tmp_path: Path, generator: torch.Generator) -> None:
+    movies = _movies(tmp_path, 3, generator)
+    for name in ("one", "other"):
+        prepare_movies(movies, tmp_path / name, prepare_config(groups=2))
+        time.sleep(1.1)  # file formats note times in seconds
+    checksums = [open_dataset(tmp_path / name).checksum() for name in ("one", "other")]
+    assert checksums[0] == checksums[1]
+
+
+def test_a_first_bad_movie_does_not_keep_the_gain_from_the_others(
+    tmp_path: Path, generator: torch.Generator
+) -> None:
+    movies = _movies(tmp_path, 3, generator)
+    write_movie(movies[0], torch.poisson(torch.full((6, 30, 30), 5.0), generator))
+    io.write_mrc(tmp_path / "gain.mrc", torch.ones(_SIZE, _SIZE), 1.0)
+    config = prepare_config(groups=2, gain=tmp_path / "gain.mrc")
+    with pytest.raises(BatchError) as caught:
+        prepare_movies(movies, tmp_path / "set", config)
+    assert len(caught.value.failures) == 1
+    names = [entry.name for entry in open_dataset(tmp_path / "set").manifest.micrographs]
+    assert names == ["m1", "m2"]
+
+
+def test_settings_without_effect_are_refused(tmp_path: Path, generator: torch.Generator) -> None:
+    movies = _movies(tmp_path, 1, generator)
+    with pytest.raises(ConfigError, match="need --gain"):
+        prepare_movies(movies, tmp_path / "set", prepare_config(gain_rotation=1))
+
+
+def test_what_cannot_be_normalised_fails_alone(tmp_path: Path, generator: torch.Generator) -> None:
+    movies = _movies(tmp_path, 2, generator)
+    counts = torch.poisson(torch.full((6, _SIZE, _SIZE), 5.0), generator)
+    huge = counts.clamp(max=12) * 2.5e37  # a frame fits into float32, the sum of three does not
+    write_movie(movies[0], huge)
+    with pytest.raises(BatchError, match=r"m0\.mrc: "):
+        prepare_movies(movies, tmp_path / "set", prepare_config(groups=2, hot_pixels=False))
+    assert len(open_dataset(tmp_path / "set").manifest.micrographs) == 1
+
+
+def test_the_dose_of_a_list_reaches_the_data_set(
+    tmp_path: Path, generator: torch.Generator
+) -> None:
+    items = [
+        InputItem(path, dose_per_frame_e_per_A2=1.25) for path in _movies(tmp_path, 2, generator)
+    ]
+    manifest = prepare_movies(items, tmp_path / "set", prepare_config(groups=2))
+    assert manifest.dose_e_per_A2 == pytest.approx(7.5)
+
+
+@pytest.mark.parametrize("align", ["none", "global"])
+def test_the_memory_of_a_movie_is_foreseen(
+    tmp_path: Path, generator: torch.Generator, align: Literal["none", "global"]
+) -> None:
+    size = 512
+    frames = torch.poisson(torch.full((24, size, size), 5.0), generator)
+    path = write_movie(tmp_path / "m.mrc", frames, pixel=3.0)
+    config = prepare_config(groups=4, align=align)
+    foreseen = MovieRecipe(config, torch.device("cpu")).peak_bytes([InputItem(path)])
+    del frames
+    code = (
+        "import resource, sys; from clearice.cli import run; "
+        "import clearice.prepare, clearice.data, torch; torch.fft.rfft2(torch.ones(512, 512)); "
+        "base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; "
+        "assert run(sys.argv[1:]) == 0; "
+        "print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base))"
+    )
+    arguments = ["prepare", str(path), "--out", str(tmp_path / "set"), "--groups", "4"]
+    arguments += ["--align", align, "--workers", "1", "--device", "cpu"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
+    )
+    taken = int(done.stdout.splitlines()[-1])
+    # Libraries take some tens of MB of their own when they are first used.
+    assert taken < foreseen + 80e6

@@ -132,7 +132,7 @@ def test_exposure_that_is_not_known_is_asked_for(
     tmp_path: Path, generator: torch.Generator
 ) -> None:
     movie = write_movie(tmp_path / "a.mrc", _counts(_specimen(generator), 8, generator))
-    with pytest.raises(ConfigError, match="give --dose"):
+    with pytest.raises(DatasetError, match="give --dose"):
         prepare_movies([movie], tmp_path / "set", prepare_config(dose_weight=True))
     config = prepare_config(groups=2, dose_weight=True, dose_e_per_A2=40.0)
     plain = prepare_config(groups=2)

@@ -64,9 +64,11 @@ def choose_cache(
         return CacheChoice(wanted, f"{size}, cache {wanted} as asked")
     if n_bytes < free_on_gpu // 2:
         return CacheChoice("gpu", f"{size} fit into the GPU's memory: cache gpu")
-    if n_bytes < available_memory_bytes() // 2:
+    free = available_memory_bytes()
+    if n_bytes < free // 2:
         return CacheChoice("ram", f"{size} fit into main memory: cache ram")
-    return CacheChoice("stream", f"{size} are more than half of the free memory: cache stream")
+    why = "are more than half of the free memory" if free else "and free memory unknown"
+    return CacheChoice("stream", f"{size} {why}: cache stream")
 
 
 @final

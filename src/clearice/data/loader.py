@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,7 +20,7 @@ from clearice.data.manifest import MicrographEntry
 from clearice.data.readahead import ReadAhead
 from clearice.data.reader import Dataset
 from clearice.data.sampler import PatchTable, Plans
-from clearice.devices import available_memory_bytes
+from clearice.devices import available_memory_bytes, processors
 from clearice.types import PatchBatch
 
 # Batches in preparation: one is copied to the device while others are read.
@@ -33,11 +32,7 @@ _BYTES_TOGETHER = 2**27
 
 def default_workers() -> int:
     """Return how many threads read crops: as many as there are processors to spare, at most 8."""
-    if hasattr(os, "sched_getaffinity"):
-        processors = len(os.sched_getaffinity(0))
-    else:
-        processors = os.cpu_count() or 1
-    return max(1, min(_MOST_WORKERS, processors - 1))
+    return max(1, min(_MOST_WORKERS, processors() - 1))
 
 
 @dataclass
@@ -104,11 +99,6 @@ class PatchLoader:
             mapped = self.cache == "stream"
             self._stacks = HostStacks(dataset, entries, mapped=mapped, clean=clean)
 
-    @property
-    def bytes_per_pair(self) -> int:
-        """Bytes of float16 that are read for each pair: a window of every plane."""
-        return 2 * self._planes * self._patch_size**2
-
     def batch(self, step: int) -> PatchBatch:
         """Return the batch of one step, on the device."""
         return next(self.batches(step, step + 1))
@@ -131,6 +121,8 @@ class PatchLoader:
         size = self._patch_size
         bytes_in_step = 8 * size**2 * max(1, self._sampler.pairs_in(first))
         together = max(1, min(_MOST_TOGETHER, _BYTES_TOGETHER // bytes_in_step))
+        # A grid of CUDA blocks holds no more.
+        together = max(1, min(together, 65_535 // max(1, self._sampler.pairs_in(first))))
         for start in range(first, last, together):
             steps = range(start, min(last, start + together))
             table = self._sampler.table(steps.start, steps.stop)

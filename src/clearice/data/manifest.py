@@ -38,6 +38,8 @@ class MicrographEntry(Config):
     shifts_px: tuple[tuple[float, float], ...] | None = Field(
         None, description="(rows, columns) by which the content of each frame had moved, px"
     )
+    motion: str | None = Field(None, description="what was found of it, in words")
+    dose_e_per_A2: float | None = Field(None, description="total dose, e/Å², if known")
     hot_pixels: int | None = Field(
         0, description="pixels replaced for standing out; none: too many to be defects"
     )

@@ -7,6 +7,7 @@ import json
 import random
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from clearice import __version__, io
 from clearice.config import PrepareConfig
 from clearice.data.manifest import MANIFEST_NAME, Manifest, MicrographEntry, Split
 from clearice.data.normalise import Affine
-from clearice.errors import OutputError
+from clearice.errors import InputFileError, OutputError
 from clearice.seeds import derive_seed
 from clearice.types import HalfSet
 
 JOURNAL_NAME = "prepared.jsonl"
 CORRECTED_FOLDER = "corrected"
+_FOLDERS = ("stacks", "truth", CORRECTED_FOLDER)
 _FLOAT16_LIMIT = 65504.0
 
 
@@ -75,16 +77,18 @@ class DatasetWriter:
                 f"{out}: already holds a data set; choose another --out, or delete it"
             )
         self._out = io.ensure_folder(out)
-        for folder in (out / "stacks", out / "truth"):
+        self._lock = threading.Lock()
+        self._journal = out / JOURNAL_NAME
+        if not self._journal.exists():
+            _refuse_what_is_not_ours(out)
+        for folder in (out, *(out / name for name in _FOLDERS)):
             if folder.is_dir():
                 io.remove_partials(folder)
         io.ensure_folder(out / "stacks")
-        self._lock = threading.Lock()
-        self._journal = out / JOURNAL_NAME
         self._written = _read_journal(self._journal)
-        if self._written:  # without a line that a kill cut short
-            lines = (_journal_line(*written) for written in self._written.values())
-            io.write_text(self._journal, "".join(f"{line}\n" for line in lines))
+        # Without a line that a kill cut short; and there from the start, as a sign of its owner.
+        lines = (_journal_line(*written) for written in self._written.values())
+        io.write_text(self._journal, "".join(f"{line}\n" for line in lines))
         self._entries: list[MicrographEntry] = []
 
     def reuse(self, name: str, key: str) -> MicrographEntry | None:
@@ -98,11 +102,20 @@ class DatasetWriter:
         if known is None or known[0] != key:
             return None
         entry = known[1]
-        if any(not (self._out / file).is_file() for file in (entry.file, entry.truth) if file):
+        if not self._is_whole(entry):
             return None
         with self._lock:
             self._entries.append(entry)
         return entry
+
+    def _is_whole(self, entry: MicrographEntry) -> bool:
+        try:
+            shape = io.image_shape(self._out / entry.file)
+            if entry.truth is not None:
+                io.image_shape(self._out / entry.truth)
+        except InputFileError:
+            return False
+        return shape == entry.shape
 
     def add(
         self,
@@ -114,6 +127,8 @@ class DatasetWriter:
         key: str = "",
         shifts_px: Sequence[tuple[float, float]] | None = None,
         hot_pixels: int | None = 0,
+        motion: str | None = None,
+        dose_e_per_A2: float | None = None,
         checks: Mapping[str, Any] | None = None,
     ) -> None:
         """Write one micrograph.
@@ -126,6 +141,8 @@ class DatasetWriter:
             key: What it was made from and how; empty if it should not be taken over later.
             shifts_px: (rows, columns) by which the content of each frame had moved.
             hot_pixels: How many were replaced; None if that could not be told.
+            motion: What was found of it, in words.
+            dose_e_per_A2: Total dose, e/Å², if known.
             checks: What was measured on it.
         """
         file = f"stacks/{half_set.name}.mrc"
@@ -151,6 +168,8 @@ class DatasetWriter:
             pixel_size_angstrom=half_set.pixel_size_angstrom,
             shifts_px=None if shifts_px is None else tuple(shifts_px),
             hot_pixels=hot_pixels,
+            motion=motion,
+            dose_e_per_A2=dose_e_per_A2,
             checks=None if checks is None else dict(checks),
         )
         with self._lock:
@@ -211,6 +230,7 @@ class DatasetWriter:
         input_target: bool,
         dose_ratio: float,
         target_gain: float,
+        dose_e_per_A2: float | None = None,
         splits: Mapping[str, Split] | None = None,
         checks: Sequence[Mapping[str, Any]] = (),
         fixed_pattern: Mapping[str, Any] | None = None,
@@ -223,6 +243,7 @@ class DatasetWriter:
             input_target: Whether group 0 is always the input and group 1 always the target.
             dose_ratio: Dose of the target over that of the input.
             target_gain: Signal scale of the normalised input over that of the target.
+            dose_e_per_A2: Total dose where the configuration names none, e/Å².
             splits: What each micrograph is for; None: by the fractions.
             checks: Results over all micrographs.
             fixed_pattern: What was found and removed.
@@ -233,7 +254,7 @@ class DatasetWriter:
         manifest = Manifest(
             clearice_version=__version__,
             pixel_size_angstrom=pixel_size_angstrom,
-            dose_e_per_A2=config.dose_e_per_A2,
+            dose_e_per_A2=config.dose_e_per_A2 or dose_e_per_A2,
             roles="input-target" if input_target else "exchangeable",
             dose_ratio=dose_ratio,
             target_gain=target_gain,
@@ -251,10 +272,26 @@ class DatasetWriter:
     def _remove_what_is_not_in(self, files: set[str]) -> None:
         """Delete the journal and the stacks that no entry names."""
         self._journal.unlink(missing_ok=True)
-        for folder in ("stacks", "truth", CORRECTED_FOLDER):
+        for folder in _FOLDERS:
             for path in (self._out / folder).glob("*.mrc"):
                 if f"{folder}/{path.name}" not in files:
                     path.unlink()
+            with suppress(OSError):
+                (self._out / folder).rmdir()  # if nothing is left in it
+
+
+def _refuse_what_is_not_ours(out: Path) -> None:
+    """Refuse to write among files of another program, or of the user.
+
+    Raises:
+        OutputError: A folder that the data set would use has something in it.
+    """
+    for name in _FOLDERS:
+        folder = out / name
+        if folder.is_dir() and any(folder.iterdir()):
+            raise OutputError(
+                f"{folder}: holds other files, which would be overwritten; choose another --out"
+            )
 
 
 def _journal_line(key: str, entry: MicrographEntry) -> str:
@@ -266,11 +303,11 @@ def _read_journal(path: Path) -> dict[str, tuple[str, MicrographEntry]]:
     written: dict[str, tuple[str, MicrographEntry]] = {}
     if not path.is_file():
         return written
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = json.loads(line)
             entry = MicrographEntry.model_validate(record["entry"])
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError):
             continue
         written[entry.name] = (record["key"], entry)
     return written

@@ -240,6 +240,9 @@ def write_mrc(
         handle.set_data(data)
         if data.ndim == 3:
             handle.set_image_stack()
+        # mrcfile's own label has the time in it: equal pixels must give equal files.
+        handle.header.label = b""
+        handle.header.nlabl = 0
         if like is not None:
             _copy_header(like, handle)
         handle.voxel_size = pixel_size_angstrom or 0.0
@@ -258,17 +261,18 @@ def _copy_header(like: Path, handle: Any) -> None:
     if extended := _extended_header(like, source):
         handle.set_extended_header(np.frombuffer(extended, dtype=f"V{len(extended)}"))
     handle.header.exttyp = source.fields["exttyp"]
-    # mrcfile appends its own label on creation: the source's labels come first, as history.
+    # The source's labels come first, as history.
     texts = map(printable_string_from_bytes, source.fields["label"][: source["nlabl"]])
     labels = [text for text in texts if text]
-    handle.header.label = b""
-    handle.header.nlabl = 0
     for label in labels[-9:]:
         handle.add_label(label)
 
 
 def _set_statistics(handle: Any, data: np.ndarray[Any, Any]) -> None:
-    # mrcfile sums in the data's own type, which overflows for float16.
-    wide = data.astype(np.float64)
-    handle.header.dmin, handle.header.dmax = wide.min(), wide.max()
-    handle.header.dmean, handle.header.rms = wide.mean(), wide.std()
+    # mrcfile sums in the data's own type, which overflows for float16; one section at a time, so
+    # that a stack is not held once more in float64.
+    sections = data[None] if data.ndim == 2 else data
+    mean = float(np.mean([section.mean(dtype=np.float64) for section in sections]))
+    power = [np.square(section.astype(np.float64) - mean).mean() for section in sections]
+    handle.header.dmin, handle.header.dmax = data.min(), data.max()
+    handle.header.dmean, handle.header.rms = mean, np.sqrt(np.mean(power))

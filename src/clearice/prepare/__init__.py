@@ -1,6 +1,6 @@
 """Movies or half-sets in, a data set out."""
 
-from clearice.prepare.convert import convert_flat, is_flat
+from clearice.prepare.convert import convert_flat, describe_flat, is_flat
 from clearice.prepare.discover import Inputs, find_inputs, find_pairs, format_discovery
 from clearice.prepare.dose import DoseRoles, find_roles
 from clearice.prepare.pairs import HalfPair, match_pairs
@@ -12,6 +12,7 @@ __all__ = [
     "HalfPair",
     "Inputs",
     "convert_flat",
+    "describe_flat",
     "find_inputs",
     "find_pairs",
     "find_roles",

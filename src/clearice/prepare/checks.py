@@ -81,6 +81,8 @@ def summarise(checks: Sequence[MicrographChecks], splits: Mapping[str, str]) -> 
     pairs = _duplicates(alike)
     twice = {name for pair in pairs for name in (pair.first, pair.second)}
     apart = [check for check in alike if check.name not in twice]
+    if 2 * len(apart) < len(alike):  # what most have in common is no field of view
+        apart = alike
     return [
         _names(checks),
         _shapes(checks),

@@ -10,8 +10,9 @@ from pathlib import Path
 from clearice import io
 from clearice.config import PrepareConfig
 from clearice.data import DatasetWriter, Manifest, Split
-from clearice.errors import BatchError, DatasetError, InputFileError, UserError
+from clearice.errors import BatchError, ConfigError, DatasetError, InputFileError, UserError
 from clearice.prepare.dose import DoseRoles, find_roles, pair_statistics
+from clearice.prepare.run import OF_MOVIES
 from clearice.prepare.scale import input_first, normalise, on_one_scale
 from clearice.types import HalfSet
 
@@ -24,6 +25,20 @@ def is_flat(path: Path) -> bool:
     if path.is_dir():
         return any((path / f"{kind}_input.bin").is_file() for kind in ("train", "test"))
     return path.suffix.lower() == ".bin"
+
+
+def describe_flat(path: Path, sample_size: int) -> str:
+    """Return what an older flat training set holds, one line a part.
+
+    Raises:
+        InputFileError: A file is missing or truncated.
+        PairingError: There are not as many inputs as targets.
+    """
+    return "\n".join(
+        f"{part.input} and {part.target}: {part.n} {'test' if part.test else 'training'} pairs of "
+        f"{part.width}×{part.height} px"
+        for part in io.open_flat(path, sample_size)
+    )
 
 
 @dataclass(frozen=True)
@@ -88,7 +103,12 @@ def convert_flat(
         PairingError: There are not as many inputs as targets; nothing was written.
         BatchError: Some samples could not be used; the data set holds the others.
         DatasetError: None could be used.
+        ConfigError: A setting that patches have no use for.
     """
+    given = [name for name in (*OF_MOVIES, "fix_pattern") if name in config.model_fields_set]
+    if given:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ConfigError(f"{options}: not for flat training sets, which are patches")
     samples = assign_samples(io.open_flat(source, sample_size), config)
     pixel_size = _pixel_size(source, config)
     roles = _roles(samples, config, pixel_size)

@@ -13,6 +13,7 @@ from torch.nn.functional import pad
 from clearice.errors import InputFileError
 
 _LARGEST_SHARE = 0.1
+_LEAST_SIDE = 5
 _LARGEST_HOT_SHARE = 1e-3
 _RADIUS = 2
 _TRIES = 20
@@ -94,8 +95,10 @@ def find_hot_pixels(
 
     Returns:
         True where a pixel is hot or cold; None if more than 0.1 % would be, since those are an
-        object of high contrast, or counting noise, and no defects.
+        object of high contrast, or counting noise, and no defects; or if there are no neighbours.
     """
+    if min(mean_frame.shape) < _LEAST_SIDE:
+        return None
     local = _median_of_five(_median_of_five(mean_frame, 1), 0)
     typical = float(local.median())
     counts = typical > 0 and float(mean_frame.min()) >= 0

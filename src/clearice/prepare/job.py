@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import statistics
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,10 +17,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clearice import io
+from clearice import __version__, io
 from clearice.config import PrepareConfig
 from clearice.data import DatasetWriter, Manifest, MicrographEntry, Split, assign_splits
-from clearice.errors import BatchError, DatasetError, InputFileError
+from clearice.devices import processors
+from clearice.errors import BatchError, DatasetError, InputFileError, OutputError
 from clearice.prepare.checks import (
     CheckResult,
     MicrographChecks,
@@ -51,11 +53,13 @@ class Task:
         name: Of the micrograph.
         sources: The files it is made from; the first is named in errors.
         read: Returns its groups, and what was done to them.
+        detail: What else decides how it is made.
     """
 
     name: str
     sources: tuple[Path, ...]
     read: Callable[[], PreparedMicrograph]
+    detail: str = ""
 
 
 class Job:
@@ -93,6 +97,7 @@ class Job:
         Raises:
             OutputError: The data set cannot be written; what was done is kept for the next try.
         """
+        self._refuse_inputs_inside(tasks)
         self._sources.update((task.name, task.sources[0]) for task in tasks)
         with _shared_processors(workers), ThreadPoolExecutor(workers) as pool:
             try:
@@ -107,6 +112,7 @@ class Job:
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
+        self._say_motion()
         unsure = sum(entry.hot_pixels is None for entry in self._writer.entries)
         if unsure:
             self._say(
@@ -115,6 +121,28 @@ class Job:
             )
         if taken:
             self._say(f"{taken} micrographs were there already, from a preparation that stopped")
+
+    def _say_motion(self) -> None:
+        looked = [entry for entry in self._writer.entries if entry.motion is not None]
+        if looked:
+            still = sum(entry.shifts_px is None for entry in looked)
+            self._say(
+                f"motion: undone in {len(looked) - still} movies; {still} had none beyond its "
+                "uncertainty and were left as they are"
+            )
+
+    def _refuse_inputs_inside(self, tasks: Sequence[Task]) -> None:
+        """Refuse to read from where stacks are written to."""
+        folders = {path.parent for task in tasks for path in task.sources}
+        if self._truth is not None:
+            folders.add(self._truth)
+        out = self._out.resolve()
+        for folder in sorted(folders):
+            if folder.resolve().parent == out and folder.name in {"stacks", "truth", "corrected"}:
+                raise OutputError(
+                    f"{folder}: inputs lie where the data set would be written; choose another "
+                    "--out"
+                )
 
     def _attempt(self, task: Task) -> tuple[str | None, bool]:
         """Make one micrograph; returns why it could not be used, and whether it was there."""
@@ -138,7 +166,11 @@ class Job:
             image = io.read_micrograph(path, half_set.pixel_size_angstrom).pixels
             truth = normalised_truth(path, image, full_dose(half_set, self._roles))
         checks = check_micrograph(
-            half_set.name, normalised, half_set.weights, half_set.pixel_size_angstrom
+            half_set.name,
+            normalised.half().float(),  # as it is written, so that a resumed run finds the same
+            half_set.weights,
+            half_set.pixel_size_angstrom,
+            made.dose_e_per_A2,
         )
         self._checks[half_set.name] = checks
         self._writer.add(
@@ -149,12 +181,16 @@ class Job:
             key=key,
             shifts_px=made.moved_px,
             hot_pixels=made.hot_pixels,
+            motion=made.motion,
+            dose_e_per_A2=made.dose_e_per_A2,
             checks=checks.as_json(),
         )
 
     def _measure(self, entry: MicrographEntry, groups: Float[Tensor, "k h w"]) -> MicrographChecks:
         size = _pixel_size(entry)
-        checks = check_micrograph(entry.name, groups.float(), entry.weights, size)
+        checks = check_micrograph(
+            entry.name, groups.half().float(), entry.weights, size, entry.dose_e_per_A2
+        )
         self._checks[entry.name] = checks
         return checks
 
@@ -171,7 +207,7 @@ class Job:
             state = path.stat()
             seen.append([str(path.resolve()), state.st_size, state.st_mtime_ns])
         settings = self._config.model_dump(mode="json", exclude=_NOT_IN_STACKS)
-        what = json.dumps([seen, settings, repr(self._roles)], sort_keys=True)
+        what = json.dumps([__version__, seen, settings, repr(self._roles), task.detail])
         return hashlib.sha256(what.encode()).hexdigest()
 
     def finish(self, total: int, progress: Progress) -> Manifest:
@@ -200,6 +236,7 @@ class Job:
             input_target=not self._roles.equal,
             dose_ratio=self._roles.dose_ratio,
             target_gain=self._roles.target_gain,
+            dose_e_per_A2=_usual_dose(entries),
             splits=splits,
             checks=[result.as_json() for result in results],
             fixed_pattern=None if patterns is None else {"shapes": patterns},
@@ -213,7 +250,7 @@ class Job:
         sizes = [_pixel_size(entry) for entry in entries]
         if not sizes:
             return
-        usual = max(sizes, key=lambda size: (sum(io.same_pixel_size(size, s) for s in sizes), size))
+        usual = Counter(round(size, 3) for size in sizes).most_common(1)[0][0]
         for entry, size in zip(entries, sizes, strict=True):
             if not io.same_pixel_size(size, usual):
                 self._writer.drop(entry.name)
@@ -257,6 +294,11 @@ def _pixel_size(entry: MicrographEntry) -> float:
     return entry.pixel_size_angstrom
 
 
+def _usual_dose(entries: Sequence[MicrographEntry]) -> float | None:
+    doses = [entry.dose_e_per_A2 for entry in entries if entry.dose_e_per_A2 is not None]
+    return statistics.median(doses) if doses else None
+
+
 def _gain_scale(entry: MicrographEntry) -> float:
     """Return how strong a residual gain is in a micrograph, after normalisation."""
     return entry.mean / entry.std if entry.mean > entry.std else 1.0
@@ -281,4 +323,4 @@ def default_workers(bytes_each: int, available: int) -> int:
         available: Free memory, bytes; 0 if unknown.
     """
     fit = available // 2 // bytes_each if available else 1
-    return max(1, min(os.cpu_count() or 1, fit))
+    return max(1, min(processors(), fit))

@@ -13,7 +13,7 @@ from torch import Tensor
 from clearice import io
 from clearice.config import PrepareConfig
 from clearice.data import dose_weighted_mean
-from clearice.errors import ConfigError, InputFileError
+from clearice.errors import InputFileError
 from clearice.prepare.defects import DefectMap, defect_map, find_hot_pixels
 from clearice.prepare.exposure import ExposureWeights, exposure_weights
 from clearice.prepare.gain import (
@@ -24,12 +24,18 @@ from clearice.prepare.gain import (
     load_gain,
     require_right_gain,
 )
-from clearice.prepare.motion import alignment_band, estimate_shifts
+from clearice.prepare.motion import Motion, alignment_band, estimate_shifts
 from clearice.prepare.split import Correction, corrected_frames, split
 from clearice.types import EventFractions, HalfSet, InputItem, Movie
 
 # Read ahead, raw, corrected, and their spectra and filters.
-_FRAMES_AT_A_TIME = 10
+_FRAMES_AT_A_TIME = 14
+# Sums, normalised and as they are written, with what is measured on them.
+_COPIES_OF_GROUPS = 4
+# Spectra to align on: as a list, as a stack, and shifted.
+_COPIES_OF_SPECTRA = 4
+# As many movies tell a bad gain reference from bad movies.
+_LOOK_AT = 8
 
 
 @dataclass(frozen=True)
@@ -38,13 +44,16 @@ class PreparedMicrograph:
 
     Attributes:
         half_set: Groups of its frames.
-        moved_px: (rows, columns) by which the content of each frame had moved, if it was looked
-            for.
+        moved_px: (rows, columns) by which the content of each frame had moved, if it had.
+        motion: What was found of it, in words, if it was looked for.
+        dose_e_per_A2: Total dose, e/Å², if known.
         hot_pixels: How many were replaced; None if too many stood out to be defects.
     """
 
     half_set: HalfSet
     moved_px: tuple[tuple[float, float], ...] | None = None
+    motion: str | None = None
+    dose_e_per_A2: float | None = None
     hot_pixels: int | None = 0
 
 
@@ -79,12 +88,13 @@ class MovieRecipe:
         """Correct a movie and split it into groups.
 
         Raises:
-            InputFileError: The movie, the gain reference or the defects cannot be used.
-            ConfigError: Frames cannot be weighted by exposure, since the dose is not known.
+            InputFileError: The movie, the gain reference or the defects cannot be used, or frames
+                cannot be weighted by exposure since the dose is not known.
         """
         movie = self.open(item)
         gain, defects = self._references(movie)
-        weights = self._exposure(movie, item)
+        dose = self._dose(movie, item)
+        weights = self._exposure(movie, dose)
 
         def apply(frame: Tensor) -> Tensor:
             return correct(frame.to(self._device), gain, defects)
@@ -94,9 +104,11 @@ class MovieRecipe:
             mean = dose_weighted_mean(half_set.groups, half_set.weights)
             hot, count = self._hot_pixels(mean, movie)
             groups = torch.stack([hot.repair(group) for group in half_set.groups])
-            return PreparedMicrograph(replace(half_set, groups=groups), None, count)
+            half_set = replace(half_set, groups=groups)
+            return PreparedMicrograph(half_set, hot_pixels=count, dose_e_per_A2=dose)
         # Shifts and weights would spread hot pixels: they are found in a pass of their own.
-        shifts, mean = self._look_ahead(movie, apply)
+        motion, mean = self._look_ahead(movie, apply)
+        shifts = motion.shifts_px if motion is not None and motion.significant else None
         hot, count = self._hot_pixels(mean, movie)
         half_set = split(
             movie,
@@ -107,12 +119,13 @@ class MovieRecipe:
             weights=weights,
         )
         moved = None if shifts is None else tuple((-r, -c) for r, c in shifts.tolist())
-        return PreparedMicrograph(half_set, moved, count)
+        found = None if motion is None else motion.reason
+        return PreparedMicrograph(half_set, moved, found, dose, count)
 
     def _look_ahead(
         self, movie: Movie, apply: Correction
-    ) -> tuple[Float[Tensor, "t 2"] | None, Float[Tensor, "h w"]]:
-        """Return the shifts that align the frames, if they are wanted, and the mean frame."""
+    ) -> tuple[Motion | None, Float[Tensor, "h w"]]:
+        """Return the motion, if it is to be undone, and the mean frame."""
         band = None
         if self._config.align == "global":
             band = alignment_band(
@@ -127,7 +140,7 @@ class MovieRecipe:
         mean = total / len(movie.frames)
         if band is None:
             return None, mean
-        return estimate_shifts(torch.stack(spectra), band).shifts_px, mean
+        return estimate_shifts(torch.stack(spectra), band), mean
 
     def _hot_pixels(self, mean: Float[Tensor, "h w"], movie: Movie) -> tuple[DefectMap, int | None]:
         """Find pixels that stand out in the mean frame, as RELION and MotionCor do.
@@ -141,33 +154,56 @@ class MovieRecipe:
         found = defect_map(bad, movie.path)
         return found, len(found.bad)
 
-    def peak_bytes(self, item: InputItem | None) -> int:
-        """Return what making one movie like this takes of main memory, bytes.
+    def peak_bytes(self, items: Sequence[InputItem]) -> int:
+        """Return what making one movie takes of main memory, bytes, going by the first that opens.
 
-        That is its groups (sums, and their normalised copy), and a few frames on their way.
+        That is its groups, a few frames on their way, what is kept of each frame to align it, and
+        the whole movie where it is compressed as a whole.
         """
-        if item is None:
-            return 1
-        movie = self.open(item)
-        frame = 4 * movie.height * movie.width
-        return frame * (3 * self._config.groups + _FRAMES_AT_A_TIME)
+        for item in items:
+            try:
+                movie = self.open(item)
+            except InputFileError:
+                continue
+            pixels = movie.height * movie.width
+            needed = 4 * pixels * (_COPIES_OF_GROUPS * self._config.groups + _FRAMES_AT_A_TIME)
+            if self._config.align == "global":
+                band = alignment_band(movie.height, movie.width, movie.pixel_size_angstrom)
+                needed += 8 * _COPIES_OF_SPECTRA * len(band.index) * len(movie.frames)
+            if item.path.suffix.lower() in {".gz", ".bz2"}:
+                needed += 4 * pixels * len(movie.frames)
+            return needed
+        return 1
 
-    def check_gain(self, item: InputItem, say: Callable[[str], None]) -> None:
-        """Compare the gain reference with the raw frames of one movie.
+    def check_gain(self, items: Sequence[InputItem], say: Callable[[str], None]) -> None:
+        """Compare the gain reference with the raw frames of the first movie that can be read.
 
         Raises:
-            InputFileError: It is turned, or applied in the wrong sense, beyond doubt.
+            InputFileError: It is turned, or applied in the wrong sense, beyond doubt; or it fits
+                none of the movies.
         """
-        movie = self.open(item)
-        gain, _ = self._references(movie)
-        if gain is None:
+        failure: InputFileError | None = None
+        for item in items[:_LOOK_AT]:
+            try:
+                movie = self.open(item)
+                gain, _ = self._references(movie)
+                mean = self._raw_mean(movie)
+            except InputFileError as error:
+                failure = failure or error
+                continue
+            assert gain is not None  # or there would be nothing to check
+            check = check_gain(mean, gain)
+            require_right_gain(check, gain)
+            say(check.text)
             return
+        if failure is not None:
+            raise failure
+
+    def _raw_mean(self, movie: Movie) -> Float[Tensor, "h w"]:
         total = torch.zeros(movie.height, movie.width, device=self._device)
         for frame in corrected_frames(movie, lambda frame: frame.to(self._device)):
             total += frame
-        check = check_gain(total / len(movie.frames), gain)
-        require_right_gain(check, gain)
-        say(check.text)
+        return total / len(movie.frames)
 
     def _references(self, movie: Movie) -> tuple[GainReference | None, DefectMap | None]:
         """Return the gain reference and the defects that fit a movie, read once."""
@@ -199,33 +235,23 @@ class MovieRecipe:
         defects = defect_map(bad, source).to(self._device) if bool(bad.any()) else None
         return gain, defects
 
-    def _exposure(self, movie: Movie, item: InputItem) -> ExposureWeights | None:
+    def _dose(self, movie: Movie, item: InputItem) -> float | None:
+        """Return the total dose that the user, a list or the file names, e/Å²."""
+        if self._config.dose_e_per_A2 is not None:
+            return self._config.dose_e_per_A2
+        per_frame = item.dose_per_frame_e_per_A2 or movie.dose_per_frame_e_per_A2
+        return None if per_frame is None else per_frame * len(movie.frames)
+
+    def _exposure(self, movie: Movie, dose: float | None) -> ExposureWeights | None:
         if not self._config.dose_weight:
             return None
-        total = self._config.dose_e_per_A2
-        dose = (
-            total / len(movie.frames)
-            if total is not None
-            else item.dose_per_frame_e_per_A2 or movie.dose_per_frame_e_per_A2
-        )
         if dose is None:
-            raise ConfigError(f"--dose-weight: the dose of {movie.path} is not known; give --dose")
+            raise InputFileError(movie.path, "has no known dose to weigh frames by", "give --dose")
         return exposure_weights(
             len(movie.frames),
-            dose,
+            dose / len(movie.frames),
             (movie.height, movie.width),
             movie.pixel_size_angstrom,
             self._config.voltage_kv,
             device=self._device,
         )
-
-
-def first_usable(recipe: MovieRecipe, items: Sequence[InputItem]) -> InputItem | None:
-    """Return the first movie that can be opened; the others are reported when they are prepared."""
-    for item in items:
-        try:
-            recipe.open(item)
-        except InputFileError:
-            continue
-        return item
-    return None

@@ -16,7 +16,7 @@ from clearice.errors import ConfigError, UserError
 from clearice.prepare.discover import Inputs
 from clearice.prepare.dose import DoseRoles, PairStatistics, find_roles, pair_statistics
 from clearice.prepare.job import Job, Progress, Task, default_workers
-from clearice.prepare.movies import MovieRecipe, PreparedMicrograph, first_usable
+from clearice.prepare.movies import MovieRecipe, PreparedMicrograph
 from clearice.prepare.pairs import HalfPair, refuse_duplicates
 from clearice.prepare.scale import input_first, on_one_scale
 from clearice.prepare.split import read_pair
@@ -27,6 +27,20 @@ Say = Callable[[str], None]
 _LOOK_AT = 16
 # Copies of both halves at the peak: as read, normalised, clipped, and in float64 for statistics.
 _COPIES = 5
+# Settings that ready half-sets have no use for.
+OF_MOVIES = (
+    "groups",
+    "align",
+    "dose_weight",
+    "gain",
+    "gain_mode",
+    "gain_rotation",
+    "gain_flip",
+    "defects",
+    "hot_pixels",
+    "frames_per_fraction",
+    "upsampling",
+)
 _CPU = torch.device("cpu")
 
 
@@ -67,6 +81,8 @@ def prepare_inputs(
         BatchError: Some could not be used; the data set holds the others.
         DatasetError: None could be used.
     """
+    for line in inputs.explanation:
+        say(line)
     if inputs.movies and inputs.pairs:
         raise ConfigError(
             f"{len(inputs.movies)} movies and {len(inputs.pairs)} pairs of halves were found; "
@@ -127,28 +143,36 @@ def prepare_movies(
         PairingError: Two movies have the same name.
         ConfigError: A setting that movies have no use for, or an exposure that is not known.
     """
+    if (
+        config.gain is None
+        and {"gain_mode", "gain_rotation", "gain_flip"} & config.model_fields_set
+    ):
+        raise ConfigError("--gain-mode, --gain-rotation and --gain-flip need --gain")
     if config.dose_ratio is not None:
         raise ConfigError("--dose-ratio is for half-sets; frames of a movie have the same dose")
     items = [movie if isinstance(movie, InputItem) else InputItem(movie) for movie in movies]
     refuse_duplicates((io.stem(item.path), item.path) for item in items)
     recipe = MovieRecipe(config, device)
-    first = first_usable(recipe, items)
-    if first is not None and config.gain is not None:
-        recipe.check_gain(first, say)
-    elif first is not None and first.gain is not None:
-        say(f"{first.gain} is named as gain reference; give --gain if it is still to be applied")
+    named = {item.gain for item in items if item.gain is not None}
+    if config.gain is not None:
+        recipe.check_gain(items, say)
+    elif named:
+        text = ", ".join(map(str, sorted(named)[:3]))
+        say(f"{text} named as gain reference; give --gain if it is still to be applied")
     if config.fix_pattern and config.align == "global":
         say(
             "warning: --fix-pattern works on the detector's pixels, and --align moves them: what "
             "movies moved by more than a pixel share is found in part only"
         )
 
-    named = [(io.stem(item.path), item) for item in items]
-    tasks = [Task(name, (item.path,), partial(recipe.prepare, name, item)) for name, item in named]
+    tasks = [
+        Task(name, (item.path,), partial(recipe.prepare, name, item), repr(item))
+        for name, item in ((io.stem(item.path), item) for item in items)
+    ]
     job = Job(out, config, truth, DoseRoles(), say)
     job.failures.extend(failures)
     if workers is None:
-        workers = default_workers(recipe.peak_bytes(first), available_memory_bytes())
+        workers = default_workers(recipe.peak_bytes(items), available_memory_bytes())
     job.run(tasks, workers, progress)
     return job.finish(len(items) + len(failures), progress)
 
@@ -194,7 +218,10 @@ def prepare_pairs(
 
     job = Job(out, config, truth, roles, say)
     job.failures.extend(failures)
-    tasks = [Task(pair.name, (pair.first, pair.second), partial(read, pair)) for pair in pairs]
+    tasks = [
+        Task(pair.name, (pair.first, pair.second), partial(read, pair), repr(pair))
+        for pair in pairs
+    ]
     if workers is None:
         workers = default_workers(bytes_each, available_memory_bytes())
     job.run(tasks, workers, progress)
@@ -202,11 +229,9 @@ def prepare_pairs(
 
 
 def _refuse_settings_of_movies(config: PrepareConfig) -> None:
-    default = PrepareConfig()
-    names = ("align", "dose_weight", "gain", "defects")
-    given = [name for name in names if getattr(config, name) != getattr(default, name)]
-    if config.groups not in {2, default.groups}:
-        given.append("groups")
+    given = [name for name in OF_MOVIES if name in config.model_fields_set]
+    if config.groups == 2:  # which halves are
+        given = [name for name in given if name != "groups"]
     if given:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise ConfigError(f"{options}: only for movies; these are ready half-sets")

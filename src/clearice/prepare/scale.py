@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,13 +60,28 @@ def normalise(half_set: HalfSet, roles: DoseRoles) -> tuple[Float[Tensor, "k h w
 
     Returns:
         The normalised groups, and the affine of the full dose (of the input, if doses differ).
+
+    Raises:
+        InputFileError: The image is constant, or too large to be added up.
     """
     if not roles.equal:
         affines = [Affine.of(group) for group in half_set.groups]
+        _refuse_degenerate(half_set, affines)
         pairs = zip(affines, half_set.groups, strict=True)
         return torch.stack([affine.apply(group) for affine, group in pairs]), affines[0]
     affine = Affine.of(full_dose(half_set, roles))
+    _refuse_degenerate(half_set, [affine])
     return affine.apply(half_set.groups), affine
+
+
+def _refuse_degenerate(half_set: HalfSet, affines: Sequence[Affine]) -> None:
+    for affine in affines:
+        if not (math.isfinite(affine.mean) and 0 < affine.std < math.inf):
+            raise InputFileError(
+                half_set.sources[0],
+                f"has no usable contrast (mean {affine.mean:g}, standard deviation {affine.std:g})",
+                "leave it out",
+            )
 
 
 def full_dose(half_set: HalfSet, roles: DoseRoles) -> Float[Tensor, "h w"]:

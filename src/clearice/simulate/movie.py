@@ -133,6 +133,7 @@ def simulate_movie(
     layout = torch.Generator().manual_seed(derive_seed(config.seed, "layout", index))
     physics = _draw_physics(config, layout)
     centres = place_particles(config, layout)
+    specimen = AtomCloud(specimen.positions_angstrom.to(device), specimen.name)
     atoms = _atoms_on_grid(specimen, centres, config, layout)
     potential = projected_potential(atoms, config.pixel_size_angstrom)
     ice = _ice_transmission(config, layout, device)
