@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 import sys
 import warnings
 from itertools import groupby
@@ -678,6 +679,9 @@ def run(arguments: list[str]) -> int:
     except ClearIceError as error:
         print(f"clearice: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # whoever read our output has enough of it
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+        return 1
     except KeyboardInterrupt:
         print("clearice: interrupted", file=sys.stderr)
         return 130

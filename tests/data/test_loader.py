@@ -10,7 +10,15 @@ import pytest
 import torch
 
 from clearice.data import Dataset, PatchLoader, PatchPlan, Sampler, Split
-from clearice.data.assemble import Sources, gather, mix_crops, mixing_weights, places
+from clearice.data.assemble import (
+    KernelFallback,
+    Sources,
+    _cuda_kernel,
+    gather,
+    mix_crops,
+    mixing_weights,
+    places,
+)
 from clearice.data.caches import Cache, choose_cache
 from clearice.data.readahead import ReadAhead
 from clearice.data.sampler import PatchTable
@@ -287,3 +295,12 @@ def test_a_gpu_gets_the_same_batches(tmp_path: Path, cache: Cache, clean: bool) 
                 (found.weight, expected.weight),
             ):
                 torch.testing.assert_close(one.cpu(), other, rtol=1e-5, atol=1e-5)
+
+
+def test_a_kernel_that_cannot_run_is_said_aloud_and_replaced() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("it can run here")
+    _cuda_kernel.cache_clear()
+    with pytest.warns(KernelFallback, match="without Triton's kernel, which is slower"):
+        assert _cuda_kernel() is None
+    _cuda_kernel.cache_clear()

@@ -6,15 +6,20 @@ one kernel, and no copy of the groups, for any number of pairs.
 
 from __future__ import annotations
 
-import importlib.util
+import subprocess
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from clearice.data.sampler import PatchTable
+from clearice.errors import ClearIceWarning
+
+Gather = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
 # Where a pixel (i, j) of a turned patch of edge n comes from: row = r·(n−1) + a·i + b·j and
 # column = c·(n−1) + d·i + e·j, as (r, a, b, c, d, e) for each orientation.
@@ -104,7 +109,7 @@ def gather(
 ) -> Float[Tensor, "n 2 size size"]:
     """Return inputs and targets: weighted sums of planes, read from one flat tensor.
 
-    On CUDA one kernel does it where Triton is installed, as it is with PyTorch for Linux.
+    On CUDA one kernel does it where Triton can compile it, as with PyTorch for Linux.
 
     Args:
         pool: All stacks.
@@ -112,8 +117,9 @@ def gather(
         mix: Of `mixing_weights`, on the device of the pool.
         size: Edge of a patch, px.
     """
-    if pool.device.type == "cuda" and _GATHER_ON_CUDA is not None:
-        return _GATHER_ON_CUDA(pool, where, mix, size)
+    kernel = _cuda_kernel() if pool.device.type == "cuda" else None
+    if kernel is not None:
+        return kernel(pool, where, mix, size)
     first, rows, columns, plane, planes = where.unbind(1)
     axis = torch.arange(size, device=pool.device)
     at = first[:, None, None] + axis[:, None] * rows[:, None, None] + axis * columns[:, None, None]
@@ -142,12 +148,25 @@ def _turn(pair: Float[Tensor, "2 h w"], orientation: int) -> Float[Tensor, "2 h 
     return torch.rot90(pair, orientation % 4, (-2, -1)) if orientation % 4 else pair
 
 
-def _triton_gather() -> Callable[[Tensor, Tensor, Tensor, int], Tensor] | None:
-    if importlib.util.find_spec("triton") is None:
+class KernelFallback(ClearIceWarning):
+    """Patches are assembled by PyTorch, since Triton is missing or cannot compile."""
+
+
+@lru_cache(maxsize=1)
+def _cuda_kernel() -> Gather | None:
+    """Return the kernel for CUDA if it can be compiled and run here; else say why not, once."""
+    try:
+        from clearice.data.kernels import gather as kernel
+
+        pool = torch.zeros(1, dtype=torch.float16, device="cuda")
+        where = torch.tensor([[0, 1, 1, 1, 1]], device="cuda")
+        kernel(pool, where, torch.zeros(1, 2, 1, device="cuda"), 1)
+    except (ImportError, RuntimeError, OSError, subprocess.SubprocessError) as error:
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        warnings.warn(
+            f"patches are assembled without Triton's kernel, which is slower ({reason})",
+            KernelFallback,
+            stacklevel=2,
+        )
         return None
-    from clearice.data.kernels import gather as kernel
-
     return kernel
-
-
-_GATHER_ON_CUDA = _triton_gather()
