@@ -177,11 +177,21 @@ def _total(band: Tensor, values: Tensor) -> Tensor:
     return values[band].sum()[None]
 
 
-def run_case(folder: Path, truth: Tensor, path: Tensor, device: torch.device) -> dict[str, Any]:
-    """Measure one movie in a process of its own and compare with what is known about it."""
+def fastest(folder: Path, device: torch.device, repeats: int) -> dict[str, Any]:
+    """Measure in processes of their own, and return the one that others disturbed least."""
     command = [sys.executable, __file__, "--measure", str(folder), "--device", str(device)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    result = json.loads(done.stdout)
+    results = []
+    for _ in range(repeats):
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        results.append(json.loads(done.stdout))
+    return min(results, key=lambda result: result["seconds"]["all"])
+
+
+def run_case(
+    folder: Path, truth: Tensor, path: Tensor, device: torch.device, repeats: int
+) -> dict[str, Any]:
+    """Measure one movie and compare with what is known about it."""
+    result = fastest(folder, device, repeats)
     shifts = torch.tensor(result.pop("shifts_px"), dtype=torch.float64)
     error = shifts + path
     gain = io.read_micrograph(folder / "gain.mrc").pixels.to(device)
@@ -212,6 +222,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--frames", type=int, default=40)
     parser.add_argument("--drifts", type=float, nargs="+", default=[0.0, 5.0, 20.0], help="Å")
     parser.add_argument("--jitter", type=float, default=0.1, help="px, on top of the drift")
+    parser.add_argument("--repeats", type=int, default=3, help="of which the fastest counts")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -230,7 +241,7 @@ def main() -> None:
         name = f"drift {drift:g} Å" + (", gain residual 2 %, hot pixels" if residual else "")
         path = path_px(drift, given.frames, given.jitter, seed=3)
         write_movie(truth, path, given.work, residual, given.device)
-        results[name] = run_case(given.work, truth, path, given.device)
+        results[name] = run_case(given.work, truth, path, given.device, given.repeats)
         row = results[name]
         print(name, {k: row[k] for k in ("error_rms_px", "reason", "seconds")}, flush=True)
         print("  ", row["aligned_over_ideal"], row["peak_memory_GiB"], flush=True)
@@ -241,6 +252,7 @@ def main() -> None:
         "pixel_size_angstrom": PIXEL,
         "gain": GAIN,
         "jitter_px": given.jitter,
+        "repeats": given.repeats,
         "threads": torch.get_num_threads(),
     }
     io.ensure_folder(given.out.parent)
