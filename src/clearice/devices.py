@@ -73,7 +73,10 @@ def available_memory_bytes() -> int:
 def diagnose() -> dict[str, str]:
     """Return what is installed, which device `auto` picks, and what will be slow here."""
     device = choose_device("auto")
-    packages = ("clearice", "torch", "numpy", "mrcfile", "torch-ctf", "pydantic", "safetensors")
+    packages = (
+        *("clearice", "torch", "numpy", "mrcfile", "tifffile", "imagecodecs", "vitrio"),
+        *("torch-ctf", "pydantic", "safetensors"),
+    )
     found = {name: metadata.version(name) for name in packages}
     slow = "training: minutes for the demo, hours for a real session; use a CUDA GPU for that"
     return {

@@ -17,7 +17,6 @@ from clearice.prepare import gain as gain_module
 from clearice.prepare.defects import defect_map
 from clearice.prepare.gain import (
     GainReference,
-    GainWarning,
     check_gain,
     correct,
     fit_gain,
@@ -293,7 +292,7 @@ def test_frames_that_are_corrected_already(generator: torch.Generator) -> None:
     gain = GainReference(factors, _FILE)
     check = check_gain(_mean_frame(factors, generator) * factors, gain)
     assert check.verdict == "already corrected"
-    with pytest.warns(GainWarning, match="leave --gain out"):
+    with pytest.raises(InputFileError, match=r"leaves no trace in the frames .*leave --gain out"):
         require_right_gain(check, gain)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -14,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, max_pool2d
 
 from clearice import io
-from clearice.errors import ClearIceWarning, ConfigError, InputFileError
+from clearice.errors import ConfigError, InputFileError
 from clearice.prepare.defects import DefectMap
 
 GainMode = Literal["auto", "multiply", "divide"]
@@ -29,10 +28,6 @@ _LARGEST_SIDE = 4096
 _SIGMAS = 6.0
 # Imperfect references leave a trace of themselves: less than this share of one counts as none.
 _TRACE = 0.25
-
-
-class GainWarning(ClearIceWarning):
-    """The frames show no trace of the gain reference that is applied to them."""
 
 
 @dataclass(frozen=True)
@@ -268,10 +263,11 @@ def _judge(
 
 
 def require_right_gain(check: GainCheck, gain: GainReference) -> None:
-    """Stop on a reference that is beyond doubt applied wrongly; warn where it has nothing to do.
+    """Stop on a reference that is beyond doubt applied wrongly.
 
     Raises:
-        InputFileError: Another orientation, or the opposite sense, fits.
+        InputFileError: Another orientation or the opposite sense fits; or the frames carry no trace
+            of it, so that it would print its own pattern on them.
     """
     opposite = f"--gain-mode {'multiply' if gain.divides else 'divide'}"
     turn = f"--gain-rotation {check.rotation} --gain-flip {check.flip}"
@@ -285,11 +281,10 @@ def require_right_gain(check: GainCheck, gain: GainReference) -> None:
             gain.path, f"is turned wrongly ({check.text})", f"other orientation fits: {way_out}"
         )
     if check.verdict == "already corrected":
-        warnings.warn(
-            f"{gain.path}: the frames show no trace of it ({check.text}); if they are corrected "
-            "already, leave --gain out",
-            GainWarning,
-            stacklevel=2,
+        raise InputFileError(
+            gain.path,
+            f"leaves no trace in the frames ({check.text})",
+            "leave --gain out if they are corrected already, or give that of their session",
         )
 
 
