@@ -331,3 +331,20 @@ def test_the_memory_of_a_movie_is_foreseen(
     taken = int(done.stdout.splitlines()[-1])
     # Libraries take some tens of MB of their own when they are first used.
     assert taken < foreseen + 80e6
+
+
+def test_a_movie_too_large_for_the_gpu_fails_alone(
+    tmp_path: Path, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    movies = _movies(tmp_path, 2, generator)
+    prepare = MovieRecipe.prepare
+
+    def scarce(self: MovieRecipe, name: str, item: InputItem) -> object:
+        if name == "m0":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return prepare(self, name, item)
+
+    monkeypatch.setattr(MovieRecipe, "prepare", scarce)
+    with pytest.raises(BatchError, match=r"m0\.mrc: needs more memory than the GPU has free"):
+        prepare_movies(movies, tmp_path / "set", prepare_config(groups=2))
+    assert len(open_dataset(tmp_path / "set").manifest.micrographs) == 1

@@ -268,11 +268,12 @@ def _fixed_pattern(checks: Sequence[MicrographChecks]) -> CheckResult:
     """Correlate single pixels of one half with the other half of other micrographs, all pairs."""
     n, value, error, worst = len(checks), 0.0, math.inf, ""
     if n > 1:
-        even, odd = (torch.stack([c.detector[half] for c in checks]).double() for half in (0, 1))
-        each = even @ odd.sum(0) - (even * odd).sum(1)
-        value = float(each.sum()) / (n * (n - 1))
-        error = 1 / math.sqrt(n * (n - 1) * _DETECTOR_SHARE * even.shape[1])
-        worst = checks[int(each.argmax())].name
+        # One micrograph at a time is widened: there may be thousands.
+        odd = reduce(add, (check.detector[1].double() for check in checks))
+        each = [float(c.detector[0].double() @ (odd - c.detector[1].double())) for c in checks]
+        value = sum(each) / (n * (n - 1))
+        error = 1 / math.sqrt(n * (n - 1) * _DETECTOR_SHARE * len(odd))
+        worst = checks[each.index(max(each))].name
     return CheckResult(
         "fixed pattern",
         value,

@@ -155,6 +155,11 @@ class Job:
             self._add(task.read(), key)
         except InputFileError as error:
             return str(error), False
+        except torch.OutOfMemoryError:
+            return (
+                f"{task.sources[0]}: needs more memory than the GPU has free; use fewer --workers, "
+                "or --device cpu"
+            ), False
         return None, False
 
     def _add(self, made: PreparedMicrograph, key: str) -> None:
