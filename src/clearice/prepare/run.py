@@ -159,6 +159,8 @@ def prepare_movies(
     elif named:
         text = ", ".join(map(str, sorted(named)[:3]))
         say(f"{text} named as gain reference; give --gain if it is still to be applied")
+    if config.align == "none":
+        say("frames are added as they are; give --align global if the movies are not aligned yet")
     if config.fix_pattern and config.align == "global":
         say(
             "warning: --fix-pattern works on the detector's pixels, and --align moves them: what "
