@@ -13,7 +13,7 @@ from clearice.data import DatasetWriter, Manifest, Split
 from clearice.errors import BatchError, ConfigError, DatasetError, InputFileError, UserError
 from clearice.prepare.dose import DoseRoles, find_roles, pair_statistics
 from clearice.prepare.run import OF_MOVIES
-from clearice.prepare.scale import input_first, normalise, on_one_scale
+from clearice.prepare.scale import arranged, normalise
 from clearice.types import HalfSet
 
 # As many samples tell the doses apart as well as all do.
@@ -71,11 +71,7 @@ class FlatSample:
             pixel_size_angstrom,
             (self.pairs.input, self.pairs.target),
         )
-        if roles.equal:
-            return on_one_scale(half_set)
-        if not roles.swapped:
-            return half_set
-        return input_first(half_set)
+        return arranged(half_set, roles)
 
 
 def convert_flat(

@@ -18,7 +18,7 @@ from clearice.prepare.dose import DoseRoles, PairStatistics, find_roles, pair_st
 from clearice.prepare.job import Job, Progress, Task, default_workers
 from clearice.prepare.movies import MovieRecipe, PreparedMicrograph
 from clearice.prepare.pairs import HalfPair, refuse_duplicates
-from clearice.prepare.scale import input_first, on_one_scale
+from clearice.prepare.scale import arranged
 from clearice.prepare.split import read_pair
 from clearice.types import InputItem
 
@@ -214,9 +214,7 @@ def prepare_pairs(
 
     def read(pair: HalfPair) -> PreparedMicrograph:
         half_set = read_pair(pair, config.pixel_size_angstrom, ratio)
-        if roles.swapped:
-            return PreparedMicrograph(input_first(half_set))
-        return PreparedMicrograph(on_one_scale(half_set) if roles.equal else half_set)
+        return PreparedMicrograph(arranged(half_set, roles))
 
     job = Job(out, config, truth, roles, say)
     job.failures.extend(failures)

@@ -52,6 +52,17 @@ def on_one_scale(half_set: HalfSet) -> HalfSet:
     return half_set
 
 
+def arranged(half_set: HalfSet, roles: DoseRoles) -> HalfSet:
+    """Put a pair in the order, and on the scale, that the doses of its images ask for.
+
+    Raises:
+        InputFileError: The doses are equal and the scales are not.
+    """
+    if roles.equal:
+        return on_one_scale(half_set)
+    return input_first(half_set) if roles.swapped else half_set
+
+
 def normalise(half_set: HalfSet, roles: DoseRoles) -> tuple[Float[Tensor, "k h w"], Affine]:
     """Apply one affine, taken from the full-dose image, to all groups.
 
