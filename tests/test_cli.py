@@ -112,11 +112,13 @@ def test_networks_as_json(capsys: Capture) -> None:
 def test_losses_as_text_and_json(capsys: Capture) -> None:
     rows = {row["name"]: row for row in json.loads(_done(capsys, "losses", "--json")[0])}
     assert rows["mse"]["noisy_targets"] == "safe"
-    assert rows["fourier-log-power"]["noisy_targets"] == "biased"
-    assert all(row["formula"] and row["why"] for row in rows.values())
+    assert rows["log-power"]["noisy_targets"] == "biased"
+    assert all(row["formula"] and row["why"] and row["source"] for row in rows.values())
+    assert all(row["instead"] for row in rows.values() if row["noisy_targets"] == "biased")
+    assert rows["frc"]["options"] == "bins=64, high=0.5"
     lines = _done(capsys, "losses")[0].splitlines()
     assert len(lines) == 1 + len(rows)
-    assert "biased" in next(line for line in lines if line.startswith("fourier-log-power"))
+    assert "biased" in next(line for line in lines if line.startswith("log-power"))
 
 
 def test_doctor_as_json(capsys: Capture) -> None:
@@ -136,10 +138,12 @@ def test_both_spellings_of_the_fourier_weight(
 ) -> None:
     for spelling in ("--fourier-weight", "--fourier_weight"):
         _, err = _done(
-            capsys, "train", dataset, "--out", tmp_path / spelling, *_SHORT, spelling, "0.25"
+            capsys,
+            *("train", dataset, "--out", tmp_path / spelling, *_SHORT),
+            *(spelling, "0.25", "--allow-biased"),
         )
-        assert "warning: loss 'fourier-log-power' is biased by noisy targets" in err
-        assert _loss_of(tmp_path / spelling) == {"mse": 0.75, "fourier-log-power": 0.25}
+        assert "warning: loss 'log-power' is biased by noisy targets" in err
+        assert _loss_of(tmp_path / spelling) == {"mse": 0.75, "log-power": 0.25}
     weights = [io_bytes(tmp_path / name) for name in ("--fourier-weight", "--fourier_weight")]
     assert weights[0] == weights[1]
 
@@ -151,8 +155,9 @@ def io_bytes(run: Path) -> bytes:
 
 def test_a_loss_is_read_from_words(capsys: Capture, dataset: Path, tmp_path: Path) -> None:
     command = ("train", dataset, "--out", tmp_path / "run", *_SHORT)
-    _done(capsys, *command, "--loss", "mse + 0.05 fourier-log-power")
-    assert _loss_of(tmp_path / "run") == {"mse": 1.0, "fourier-log-power": 0.05}
+    _done(capsys, *command, "--loss", "mse + 0.05 frc(bins=8) + 0->0.1@0.2-0.5 l1")
+    ramp = {"initial": 0.0, "final": 0.1, "start": 0.2, "end": 0.5}
+    assert _loss_of(tmp_path / "run") == {"mse": 1.0, "frc(bins=8)": 0.05, "l1": ramp}
 
 
 def test_no_warning_without_noisy_targets_or_bias(capsys: Capture, tmp_path: Path) -> None:
@@ -191,10 +196,20 @@ def test_mistakes_in_training_options(capsys: Capture, dataset: Path, tmp_path: 
     line = refused("--network", "rescnn21")
     assert "unknown network 'rescnn21' (did you mean 'rescnn12'?)" in line
     assert all(name in line for name in ("cnn3", "rescnn12", "unet"))
-    line = refused("--network", "cnn3", "--loss", "fourier-log-pwer")
-    assert "unknown loss 'fourier-log-pwer' (did you mean 'fourier-log-power'?)" in line
-    assert "known: fourier-log-power, mse" in line
+    line = refused("--network", "cnn3", "--loss", "log-pwer")
+    assert "unknown loss 'log-pwer' (did you mean 'log-power'?)" in line
+    assert all(name in line for name in ("known: ", "frc", "log-power", "mse"))
     assert "cannot read '0.1'" in refused("--loss", "mse + 0.1")
+    assert "has no option 'rings' (did you mean 'bins'?); its options" in refused(
+        "--loss", "mse + frc(rings=3)"
+    )
+    assert "no ramp such as 0->0.1" in refused("--loss", "mse + 0->0 frc")
+    assert "at least one weight above 0" in refused("--loss", "0 mse")
+    line = refused("--loss", "mse + 0.05 log-power")
+    assert "biased by noisy targets" in line
+    assert "use 'mse + 0.05 frc'" in line
+    assert line.endswith("or insist with --allow-biased")
+    assert "anchor" in refused("--loss", "frc")
     assert "between 0 and 1" in refused("--fourier-weight", "1.5")
     assert "--stepz" in refused("--stepz", "3")
     assert "--steps" in refused("--steps", "many")

@@ -20,10 +20,10 @@ from clearice.config import (
     dump_config,
     fourier_weighted_loss,
     load_config,
-    parse_loss,
     validate_config,
 )
 from clearice.errors import ConfigError, InputFileError, UserError
+from clearice.loss_spec import Ramp
 
 
 def _write(folder: Path, text: str) -> Path:
@@ -185,7 +185,7 @@ TRAIN_VALUES = st.fixed_dictionaries(
         "epochs": st.integers(1, 10**6),
         "learning_rate": st.floats(1e-12, 1.0),
         "loss": st.dictionaries(
-            st.sampled_from(["mse", "fourier-log-power"]), st.floats(1e-9, 1e9), min_size=1
+            st.sampled_from(["mse", "log-power"]), st.floats(1e-9, 1e9), min_size=1
         ),
         "steps": st.none() | st.integers(1, 10**6),
         "network": st.text(st.characters(codec="utf-8"), min_size=1, max_size=20),
@@ -208,51 +208,38 @@ def test_a_dump_keeps_the_order_of_the_fields() -> None:
     )
 
 
+def test_a_loss_may_be_text_or_a_mapping_with_ramps() -> None:
+    text = TrainConfig.model_validate({"loss": "mse + 0->0.1@0.2-0.5 frc(bins=32)"})
+    ramp = {"initial": 0, "final": 0.1, "start": 0.2, "end": 0.5}
+    mapping = TrainConfig.model_validate({"loss": {"mse": 1, "frc( bins=32 )": ramp}})
+    assert text == mapping
+    assert mapping.loss["frc(bins=32)"] == Ramp(initial=0, final=0.1, start=0.2, end=0.5)
+
+
 @pytest.mark.parametrize(
-    ("spec", "weights"),
+    ("loss", "problem"),
     [
-        ("mse", {"mse": 1.0}),
-        ("mse + 0.05 fourier-log-power", {"mse": 1.0, "fourier-log-power": 0.05}),
-        ("mse+0.05 fourier-log-power", {"mse": 1.0, "fourier-log-power": 0.05}),
-        ("2 * mse", {"mse": 2.0}),
-        (".5 mse", {"mse": 0.5}),
-        ("1e-3 mse + 2e2 l1", {"mse": 1e-3, "l1": 200.0}),
-        ("0.25 mse + 0.5 mse", {"mse": 0.75}),
-        ("0 mse", {"mse": 0.0}),
+        ("mse +", "ends too early"),
+        ({"mse": 0}, "at least one weight above 0"),
+        ({"mse": 1, "l1": -0.1}, "none below"),
+        ({}, "at least one weight above 0"),
+        ({"m se": 1}, "cannot read 'se'"),
+        ({"frc": {"initial": 0, "final": 1, "stop": 2}}, "loss.frc"),
+        ({"frc": {"initial": 0, "final": 1, "start": 0.5, "end": 0.5}}, "start must be before end"),
+        ({"frc": {"initial": 0, "final": 0}}, "stays 0"),
     ],
 )
-def test_a_loss_is_read_as_a_weighted_sum(spec: str, weights: dict[str, float]) -> None:
-    assert parse_loss(spec) == weights
-
-
-@pytest.mark.parametrize(
-    "spec",
-    ["", "+", "mse +", "mse fourier-log-power", "-1 mse", "mse - l1", "0.5", "1.2.3 mse", ". mse"],
-)
-def test_a_loss_that_cannot_be_read_comes_with_an_example(spec: str) -> None:
-    with pytest.raises(ConfigError, match=r"mse \+ 0\.05 fourier-log-power") as error:
-        parse_loss(spec)
-    assert f"'{spec}'" in _message(error)
-
-
-@given(
-    st.dictionaries(
-        st.from_regex(r"[a-z][a-z0-9-]{0,8}", fullmatch=True),
-        st.floats(1e-6, 1e6),
-        min_size=1,
-        max_size=4,
-    )
-)
-def test_any_weighted_sum_is_read_back(weights: dict[str, float]) -> None:
-    spec = " + ".join(f"{weight:.6f} {name}" for name, weight in weights.items())
-    expected = {name: float(f"{weight:.6f}") for name, weight in weights.items()}
-    assert parse_loss(spec) == expected
+def test_a_loss_that_cannot_be_used_is_one_clear_line(loss: object, problem: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        validate_config(TrainConfig, {"loss": loss}, "train.yaml")
+    assert problem in _message(error)
+    assert _message(error).startswith("train.yaml: loss")
 
 
 def test_the_fourier_weight_mixes_the_two_losses() -> None:
     assert fourier_weighted_loss(0.0) == {"mse": 1.0}
-    assert fourier_weighted_loss(1.0) == {"fourier-log-power": 1.0}
-    assert fourier_weighted_loss(0.25) == {"mse": 0.75, "fourier-log-power": 0.25}
+    assert fourier_weighted_loss(1.0) == {"log-power": 1.0}
+    assert fourier_weighted_loss(0.25) == {"mse": 0.75, "log-power": 0.25}
 
 
 @pytest.mark.parametrize("weight", [-0.1, 1.1, math.nan, math.inf])

@@ -6,10 +6,12 @@ One file, because only a single rename is atomic. It holds tensors and text, nev
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
@@ -22,6 +24,29 @@ BEST_NAME = "best.safetensors"
 LAST_NAME = "last.safetensors"
 _HEADER_KEY = "clearice"
 _MODEL_PREFIX = "model."
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How a network treats the amplitudes of micrographs that it was not trained on.
+
+    One value for each of equally wide Fourier rings from 0 to 0.5 cycles/px.
+
+    Attributes:
+        gain: Factor that brings its output, from the full dose, to the power of the signal.
+        correlation: Of its output with the signal, ρ; None where no signal was found.
+        transfer: Share of the signal's amplitude in its output; None where no signal was found.
+        micrographs: How many it was measured on.
+    """
+
+    gain: tuple[float, ...]
+    correlation: tuple[float | None, ...]
+    transfer: tuple[float | None, ...]
+    micrographs: int
+
+    def __post_init__(self) -> None:
+        if not self.gain or not all(0 < gain < math.inf for gain in self.gain):
+            raise ValueError("gains of the calibration must be finite and above 0")
 
 
 @dataclass(frozen=True)
@@ -39,6 +64,7 @@ class ModelInfo:
         clearice_version: That trained it.
         dataset_sha256: Checksum of the manifest of the data set it was trained on.
         normalisation: How inputs are normalised.
+        calibration: Of its amplitudes, once it was measured.
     """
 
     network: str
@@ -51,6 +77,7 @@ class ModelInfo:
     clearice_version: str
     dataset_sha256: str = ""
     normalisation: str = "(x - mean) / std over the whole full-dose micrograph"
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True)
@@ -132,7 +159,9 @@ def load_model(model: Path) -> tuple[nn.Module, ModelInfo]:
     tensors, header = _read(path)
     info = _info(path, header)
     try:
-        network = build_network(info.network)
+        # Its fresh weights, which are replaced, must not be drawn from anyone's random numbers.
+        with torch.random.fork_rng(devices=[]):
+            network = build_network(info.network)
         network.load_state_dict(_part(tensors, _MODEL_PREFIX))
     except (UnknownNameError, RuntimeError) as error:
         raise _misfit(path, error) from None
@@ -160,9 +189,21 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def _info(path: Path, header: dict[str, Any]) -> ModelInfo:
     try:
-        return ModelInfo(**header["info"])
-    except (KeyError, TypeError) as error:
+        info = {**header["info"]}
+        if info.get("calibration") is not None:
+            info["calibration"] = _calibration(**info["calibration"])
+        return ModelInfo(**info)
+    except (KeyError, TypeError, ValueError) as error:
         raise _misfit(path, error) from None
+
+
+def _calibration(
+    gain: list[float],
+    correlation: list[float | None],
+    transfer: list[float | None],
+    micrographs: int,
+) -> Calibration:
+    return Calibration(tuple(gain), tuple(correlation), tuple(transfer), micrographs)
 
 
 def _misfit(path: Path, error: Exception) -> CheckpointError:

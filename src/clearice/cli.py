@@ -274,6 +274,9 @@ def train(
     fourier_weight: Annotated[
         float | None, Parameter(name=["--fourier-weight", "--fourier_weight"])
     ] = None,
+    allow_biased: Annotated[bool | None, Parameter(negative="")] = None,
+    balance: Annotated[bool | None, Parameter(negative="")] = None,
+    log_gradients: Annotated[bool | None, Parameter(negative="")] = None,
     target: Literal["noisy", "clean"] | None = None,
     epochs: int | None = None,
     steps: int | None = None,
@@ -286,6 +289,7 @@ def train(
     workers: int | None = None,
     precision: Precision | None = None,
     compile: bool | None = None,  # noqa: A002  (the option's name)
+    cuda_graph: bool | None = None,
     seed: int | None = None,
     device: Device = "auto",
     resume: bool = False,
@@ -299,8 +303,11 @@ def train(
         out: Folder for the model, `config.yaml` and `metrics.jsonl`.
         config: YAML file with any of the settings; options given here take precedence.
         network: A name that `clearice networks` lists.
-        loss: For instance 'mse + 0.01 fourier-log-power'.
+        loss: For instance 'mse + 0.05 frc + 0->0.02@0-0.5 gradient-l2'.
         fourier_weight: w gives (1−w)·MSE + w·log-power.
+        allow_biased: Train with a loss that noise in the target biases.
+        balance: Weights are shares of the first loss's gradient instead of factors.
+        log_gradients: Report the norm of each loss's gradient at each validation.
         target: noisy (Noise2Noise), or clean (needs truth).
         epochs: Passes over the data.
         steps: Optimiser steps; overrides epochs.
@@ -313,13 +320,15 @@ def train(
         workers: Threads that read patches.
         precision: Of the network.
         compile: Use torch.compile.
+        cuda_graph: On CUDA, replay the step as one graph.
         seed: Seed of weights and samples.
         device: auto, cpu, cuda, cuda:N or mps.
         resume: Go on with the run in --out, with the same settings.
     """
     from clearice import train as room
-    from clearice.config import TrainConfig, fourier_weighted_loss, load_config, parse_loss
+    from clearice.config import TrainConfig, fourier_weighted_loss, load_config
     from clearice.console import progress_bar, say
+    from clearice.loss_spec import parse_loss
 
     if stream and cache not in {None, "stream"}:
         raise ConfigError(f"give --stream or --cache {cache}, not both")
@@ -331,6 +340,9 @@ def train(
     overrides = {
         "network": network,
         "loss": weights,
+        "allow_biased": allow_biased,
+        "balance": balance,
+        "log_gradients": log_gradients,
         "target": target,
         "epochs": epochs,
         "steps": steps,
@@ -342,6 +354,7 @@ def train(
         "workers": workers,
         "precision": precision,
         "compile": compile,
+        "cuda_graph": cuda_graph,
         "seed": seed,
     }
     settings = _resumed_settings(out, config, resume) or config
@@ -387,6 +400,7 @@ def denoise(
     pixel_size: float | None = None,
     split: Literal["train", "validation", "test"] | None = None,
     halves: bool = False,
+    restore_amplitude: bool = False,
 ) -> None:
     """Denoise micrographs, keeping names, headers and intensity scale.
 
@@ -402,6 +416,8 @@ def denoise(
         pixel_size: Å/px; overrides the headers.
         split: Of a data set: which micrographs (default: test).
         halves: Of a data set: also denoise the even and odd halves, for evaluation.
+        restore_amplitude: Raise what was damped to the power of the signal, as the model's
+            calibration says.
     """
     from clearice import denoise as room
     from clearice.console import progress_bar, say
@@ -414,7 +430,9 @@ def denoise(
         raise ConfigError("--halves and --split are for a data set; leave them out for micrographs")
     if is_dataset and pixel_size is not None:
         raise ConfigError("--pixel-size is for micrographs; a data set knows its own")
-    denoiser = room.Denoiser(model, _device(device), tile, precision)
+    denoiser = room.Denoiser(
+        model, _device(device), tile, precision, restore_amplitude=restore_amplitude
+    )
     with progress_bar("denoise") as update:
         if is_dataset:
             kept = Split(split or "test")
@@ -486,6 +504,64 @@ def report(*sources: Path, out: Out = Path("report.html")) -> None:
 
 
 @app.command
+def compare(
+    dataset: Path,
+    /,
+    *,
+    grid: Path,
+    out: Out,
+    truth: Path | None = None,
+    jobs_per_device: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 1,
+    rank_by: str | None = None,
+    dry_run: Annotated[bool, Parameter(negative="")] = False,
+    device: Device = "auto",
+) -> None:
+    """Train a grid of losses, networks and other settings, and rank them side by side.
+
+    Example: clearice compare dataset --grid grid.yaml --out comparison
+
+    Args:
+        dataset: Folder made by `clearice prepare`.
+        grid: YAML file: base, grid, also, seeds, weights.
+        out: Folder for the trainings, `results.json` and `report.html`; the same command goes on.
+        truth: Folder of noise-free images of the same names (default: the data set's own).
+        jobs_per_device: Trainings that share a GPU at a time.
+        rank_by: Column of results.json, such as frc_8-4 (default: SNR, else ρ, else frc_300-15).
+        dry_run: Show what would be trained, and write nothing.
+        device: auto or cuda (all GPUs), cpu, cuda:N or mps.
+    """
+    from clearice.console import progress_bar, say
+    from clearice.workflows import compare as workflow
+
+    todo = workflow.plan(dataset, grid, out, truth)
+    for line in todo.lines():
+        (print if dry_run else say)(line)
+    if dry_run:
+        return
+    results = workflow.run(todo, device, jobs_per_device, progress_bar, say, rank_by)
+    key = results["ranked_by"]
+    _print_rows(
+        [
+            {
+                "rank": "bound" if row["bound"] else row["rank"] or "–",
+                "variant": row["label"],
+                key: _with_spread(row["mean"].get(key), row["spread"].get(key)),
+                "seeds": row["n"],
+            }
+            for row in results["variants"]
+        ],
+        as_json=False,
+    )
+    print(f"report: {out / 'report.html'}")
+
+
+def _with_spread(mean: float | None, spread: float | None) -> str:
+    if mean is None:
+        return "–"
+    return f"{mean:.4f}" if spread is None else f"{mean:.4f} ± {spread:.4f}"
+
+
+@app.command
 def networks(*, json: Json = False) -> None:
     """List the networks there are.
 
@@ -521,14 +597,17 @@ def losses(*, json: Json = False) -> None:
     Args:
         json: Print JSON.
     """
-    from clearice.losses import LOSSES
+    from clearice.losses import LOSSES, options_of
 
     rows = [
         {
             "name": name,
             "noisy_targets": info.verdict.value,
+            "options": ", ".join(f"{key}={value:g}" for key, value in options_of(info).items()),
             "formula": info.formula,
             "why": info.why,
+            "instead": info.instead,
+            "source": info.source,
         }
         for name, info in LOSSES.items()
     ]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
@@ -11,8 +10,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from clearice.errors import ConfigError, InputFileError, did_you_mean
+from clearice.loss_spec import Ramp, Weight, parse_loss, parse_term
 
 Model = TypeVar("Model", bound="Config")
+Read = TypeVar("Read")
 
 
 class Config(BaseModel):
@@ -121,8 +122,17 @@ class TrainConfig(Config):
     """How a network is trained."""
 
     network: str = Field("unet", description="a name that `clearice networks` lists")
-    loss: dict[str, float] = Field(
-        {"mse": 1.0}, description="weight of each loss that `clearice losses` lists"
+    loss: dict[str, Weight] = Field(
+        {"mse": 1.0}, description="a sum such as `mse + 0.05 frc`, or the weight of each loss"
+    )
+    allow_biased: bool = Field(
+        False, description="train with losses that noise in the target biases"
+    )
+    balance: bool = Field(
+        False, description="weights are shares of the first loss's gradient instead of factors"
+    )
+    log_gradients: bool = Field(
+        False, description="report the norm of each loss's gradient at each validation"
     )
     target: Literal["noisy", "clean"] = Field(
         "noisy", description="`noisy` is Noise2Noise; `clean` needs a data set with truth"
@@ -154,6 +164,9 @@ class TrainConfig(Config):
     )
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of the network")
     compile: bool = Field(False, description="torch.compile the network")
+    cuda_graph: bool = Field(
+        True, description="on CUDA, replay the step as one graph: no time is lost to launches"
+    )
     cache: Literal["auto", "gpu", "ram", "stream"] = Field(
         "auto", description="where the data set is held while training"
     )
@@ -164,35 +177,33 @@ class TrainConfig(Config):
     checkpoint_seconds: float = Field(60.0, gt=0, description="longest time between saves, s")
     seed: int = Field(0, ge=0, description="seed of weights and samples")
 
+    @field_validator("loss", mode="before")
+    @classmethod
+    def _loss_is_read(cls, loss: Any) -> Any:
+        if isinstance(loss, str):
+            return _or_value_error(parse_loss, loss)
+        if isinstance(loss, dict):
+            return {str(_or_value_error(parse_term, str(term))): w for term, w in loss.items()}
+        return loss
+
     @field_validator("loss")
     @classmethod
-    def _weights_are_usable(cls, loss: dict[str, float]) -> dict[str, float]:
-        if not loss or any(not 0 < weight < math.inf for weight in loss.values()):
-            raise ValueError("needs at least one loss, and every weight above 0")
+    def _weights_are_usable(cls, loss: dict[str, Weight]) -> dict[str, Weight]:
+        weights = [w.final + w.initial if isinstance(w, Ramp) else w for w in loss.values()]
+        if not any(weights) or min(weights) < 0:
+            raise ValueError("needs at least one weight above 0, and none below")
         return loss
 
 
-def parse_loss(spec: str) -> dict[str, float]:
-    """Read a loss such as ``mse + 0.05 fourier-log-power`` (weight 1 where none stands).
-
-    Raises:
-        ConfigError: A term is not ``[weight] name``.
-    """
-    weights: dict[str, float] = {}
-    for term in spec.split("+"):
-        match = re.fullmatch(
-            r"\s*(?:((?:\d+\.?\d*|\.\d+)(?:e-?\d+)?)\s*\*?\s+)?([a-z][a-z0-9-]*)\s*", term
-        )
-        if match is None:
-            raise ConfigError(
-                f"--loss '{spec}': cannot read '{term.strip()}'; "
-                "write for instance 'mse + 0.05 fourier-log-power'"
-            )
-        weights[match[2]] = weights.get(match[2], 0.0) + float(match[1] or 1)
-    return weights
+def _or_value_error(read: Callable[[str], Read], text: str) -> Read:
+    """Let pydantic collect what is wrong with the text of a loss."""
+    try:
+        return read(text)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
 
 
-def fourier_weighted_loss(weight: float) -> dict[str, float]:
+def fourier_weighted_loss(weight: float) -> dict[str, Weight]:
     """Return (1−w)·MSE + w·log-power as loss weights.
 
     Raises:
@@ -200,8 +211,8 @@ def fourier_weighted_loss(weight: float) -> dict[str, float]:
     """
     if not 0 <= weight <= 1:
         raise ConfigError(f"--fourier-weight {weight}: must be between 0 and 1")
-    parts = {"mse": 1 - weight, "fourier-log-power": weight}
-    return {name: value for name, value in parts.items() if value > 0}
+    parts: dict[str, Weight] = {"mse": 1 - weight, "log-power": weight}
+    return {name: value for name, value in parts.items() if value != 0}
 
 
 def validate_config(model: type[Model], values: dict[str, Any], where: str) -> Model:
@@ -254,3 +265,32 @@ def load_config(model: type[Model], path: Path | None, overrides: dict[str, Any]
 def dump_config(config: Config) -> str:
     """Return a configuration as YAML that `load_config` reads back."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+class CompareConfig(Config):
+    """What is compared: a product of settings, for every seed."""
+
+    base: dict[str, Any] = Field({}, description="training settings that all variants share")
+    grid: dict[str, list[Any]] = Field(
+        {}, description="values of each training setting that varies; every combination is trained"
+    )
+    also: list[dict[str, Any]] = Field(
+        [], description="further variants, each a mapping of training settings on top of base"
+    )
+    seeds: list[int] = Field(
+        [0, 1, 2], min_length=1, description="each variant is trained once a seed"
+    )
+    weights: Literal["last", "best"] = Field(
+        "last", description="of each run: the last ones, or those of lowest validation MSE"
+    )
+
+    @model_validator(mode="after")
+    def _seeds_are_apart(self) -> Self:
+        if len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise ValueError("seeds must differ, and none be below 0")
+        if any("seed" in settings for settings in (self.base, self.grid, *self.also)):
+            raise ValueError("name seeds under 'seeds', not 'seed' as a setting")
+        empty = [key for key, values in self.grid.items() if not values]
+        if empty:
+            raise ValueError(f"grid: no value for '{empty[0]}'")
+        return self

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
+import warnings
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
-from clearice.errors import ConfigError
+from clearice.errors import ClearIceWarning, ConfigError
+
+_Kernel = TypeVar("_Kernel")
+
+
+class KernelFallback(ClearIceWarning):
+    """PyTorch does the work of a kernel, since Triton is missing or cannot compile."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -43,6 +53,25 @@ def describe_device(device: torch.device) -> str:
         memory = torch.cuda.get_device_properties(device).total_memory / 2**30
         return f"{torch.cuda.get_device_name(device)} ({memory:.0f} GiB)"
     return f"{device.type} ({torch.get_num_threads()} threads)"
+
+
+def kernel_or_warning(build: Callable[[], _Kernel], work: str) -> _Kernel | None:
+    """Return what `build` compiles and runs with Triton; None, said aloud, where that fails.
+
+    Args:
+        build: Imports the kernel, tries it, and returns it.
+        work: What is then done without it, as the beginning of a sentence.
+    """
+    try:
+        return build()
+    except (ImportError, RuntimeError, OSError, subprocess.SubprocessError) as error:
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        warnings.warn(
+            f"{work} without Triton's kernel, which is slower ({reason})",
+            KernelFallback,
+            stacklevel=3,
+        )
+        return None
 
 
 def processors() -> int:

@@ -124,19 +124,29 @@ class PatchBatch:
         input: Normalised patches.
         target: The patches to predict from them.
         weight: Of each pair's error, 1 on average over the data.
+        target_halves: Two targets with independent noise, each the mean of half of the target's
+            groups, where a loss asks for them.
     """
 
     input: Float[Tensor, "n 1 h w"]
     target: Float[Tensor, "n 1 h w"]
     weight: Float[Tensor, "n"]
+    target_halves: Float[Tensor, "n 2 h w"] | None = None
 
 
 @dataclass(frozen=True)
 class LossOutput:
-    """A weighted loss and its unweighted parts, each a scalar tensor."""
+    """A weighted loss and its parts, each a scalar tensor.
+
+    Attributes:
+        total: Sum of the weighted parts, with its graph.
+        parts: Each loss without its weight.
+        weighted: Each loss as it counts in the total.
+    """
 
     total: Float[Tensor, ""]
     parts: dict[str, Float[Tensor, ""]]
+    weighted: dict[str, Float[Tensor, ""]]
 
 
 @dataclass(frozen=True)

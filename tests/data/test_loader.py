@@ -11,7 +11,6 @@ import torch
 
 from clearice.data import Dataset, PatchLoader, PatchPlan, Sampler, Split
 from clearice.data.assemble import (
-    KernelFallback,
     Sources,
     _cuda_kernel,
     gather,
@@ -22,6 +21,7 @@ from clearice.data.assemble import (
 from clearice.data.caches import Cache, choose_cache
 from clearice.data.readahead import ReadAhead
 from clearice.data.sampler import PatchTable
+from clearice.devices import KernelFallback
 from clearice.errors import InputFileError
 from clearice.types import PatchBatch
 from helpers import CPU, write_dataset
@@ -72,6 +72,41 @@ def _mixed(
     doses = torch.tensor([weights], dtype=torch.float64)
     mix = mixing_weights(_table([plan], len(weights)), doses, clean=clean)
     return mix_crops(stack[None], mix, [plan.orientation])[0]
+
+
+def test_halves_of_the_target_share_its_groups(generator: torch.Generator) -> None:
+    stack = torch.randn(6, 6, 6, generator=generator)
+    table = _table([_plan(inputs=(0, 3), targets=(1, 2, 4))], 5)
+    doses = torch.tensor([[0.1, 0.3, 0.2, 0.15, 0.25]], dtype=torch.float64)
+    mix = mixing_weights(table, doses, halves=True)
+    images = mix_crops(stack[None, :5], mix, [2])[0].rot90(-2, (-2, -1))
+    plain = mix_crops(stack[None, :5], mixing_weights(table, doses), [2])[0].rot90(-2, (-2, -1))
+    torch.testing.assert_close(images[:2], plain)
+    torch.testing.assert_close(images[2], (0.3 * stack[1] + 0.25 * stack[4]) / 0.55)
+    torch.testing.assert_close(images[3], stack[2])
+    clean = mix_crops(stack[None], mixing_weights(table, doses, clean=True, halves=True), [0])[0]
+    for image in clean[1:]:
+        torch.testing.assert_close(image, stack[5])
+
+
+@pytest.mark.parametrize("cache", ["ram", "stream"])
+def test_batches_carry_two_targets_when_asked(tmp_path: Path, cache: Cache) -> None:
+    dataset = write_dataset(tmp_path / "set", groups=6)
+    entries = dataset.entries(Split.TRAIN)
+    shapes = [entry.shape for entry in entries]
+    sampler = Sampler(shapes, 32, 4, 5, augment=True, exchangeable=True, fewest_targets=2)
+    table = sampler.table(0, 50)
+    assert int(table.targets.sum(1).min()) == 2
+    loader = PatchLoader(dataset, entries, sampler, 32, CPU, cache, halves=True)
+    for step in range(5):
+        batch = loader.batch(step)
+        assert batch.target_halves is not None
+        assert batch.target_halves.shape == (4, 2, 32, 32)
+        # All groups have the same dose, so halves of as many groups average to the target.
+        even = sampler.table(step, step + 1).targets.sum(1) % 2 == 0
+        mean = batch.target_halves.mean(1, keepdim=True)
+        torch.testing.assert_close(mean[even], batch.target[even], rtol=1e-3, atol=1e-3)
+        assert not torch.equal(batch.target_halves[:, 0], batch.target_halves[:, 1])
 
 
 def test_inputs_and_targets_are_dose_weighted_means(generator: torch.Generator) -> None:

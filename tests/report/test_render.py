@@ -70,7 +70,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
     }
     io.write_json(folder / "demo.json", demo)
     dataset = write_dataset(folder / "set", groups=4).folder
-    config = train_config(loss={"mse": 0.99, "fourier-log-power": 0.01})
+    config = train_config(loss={"mse": 0.99, "log-power": 0.01}, allow_biased=True)
     train.run(dataset, folder / "run", config, CPU)
     return Sources(folder / "run", folder / "scores.json", folder / "demo.json", both, halves)
 
@@ -152,7 +152,7 @@ def test_the_page_has_all_its_parts(page_file: Path, sources: Sources) -> None:
         assert re.search(rf"<option[^>]*>{part}</option>", text)
     for part in (
         "Loss: mse",
-        "Loss: fourier-log-power",
+        "Loss: log-power",
         "Fourier ring correlation",
         "How much of the true amplitude survives",
         "Radial power spectra",

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clearice.networks import build_network
-from clearice.train.state import learning_rate, new_state, update_average
+from clearice.train.state import average_weight, learning_rate, new_state, update_average
 from helpers import train_config
 from tolerances import RELATIVE
 
@@ -47,8 +47,7 @@ def test_average_follows_the_weights() -> None:
     with torch.no_grad():
         for parameter in state.network.parameters():
             parameter.add_(1.0)
-    state.step = 10**6
-    update_average(state, 0.9)
+    update_average(state, torch.tensor(average_weight(10**6, 0.9)))
     for name, value in state.average.items():
         torch.testing.assert_close(
             value, before[name] + 0.1, rtol=RELATIVE[torch.float32], atol=1e-6
@@ -58,11 +57,10 @@ def test_average_follows_the_weights() -> None:
 def test_early_steps_count_for_more_and_no_decay_keeps_the_last() -> None:
     for decay, weight in ((0.999, 1 - 2 / 11), (0.0, 1.0)):
         state = new_state(build_network("cnn3"), train_config())
-        state.step = 1
         before = {name: value.clone() for name, value in state.average.items()}
         with torch.no_grad():
             for parameter in state.network.parameters():
                 parameter.add_(1.0)
-        update_average(state, decay)
+        update_average(state, torch.tensor(average_weight(1, decay)))
         for name, value in state.average.items():
             torch.testing.assert_close(value, before[name] + weight, rtol=1e-5, atol=1e-6)

@@ -19,6 +19,7 @@ from clearice.checkpoint import load_model
 from clearice.config import TrainConfig, load_config
 from clearice.data import GridSampler
 from clearice.errors import (
+    ConfigError,
     DatasetError,
     TrainingDivergedError,
     TrainingInterruptedError,
@@ -72,17 +73,18 @@ def test_both_parts_of_the_loss_are_recorded_without_their_weight(
     dataset: Path, tmp_path: Path
 ) -> None:
     alone = _train(dataset, tmp_path / "alone", steps=1, loss={"mse": 1.0})
-    loss = {"mse": 0.5, "fourier-log-power": 0.01}
-    both = _train(dataset, tmp_path / "both", steps=4, validations=2, loss=loss)
-    one = _train(dataset, tmp_path / "one", steps=1, loss=loss)
+    settings = {"loss": {"mse": 0.5, "log-power": 0.01}, "allow_biased": True}
+    both = _train(dataset, tmp_path / "both", steps=4, validations=2, **settings)
+    one = _train(dataset, tmp_path / "one", steps=1, **settings)
     # The first step of both runs starts from the same weights and draws the same patches.
     assert one[0]["parts"]["mse"] == pytest.approx(alone[0]["parts"]["mse"], rel=1e-6)
     for record in both:
         parts = record["parts"]
-        assert set(parts) == set(record["validation"]["parts"]) == set(loss)
-        expected = 0.5 * parts["mse"] + 0.01 * parts["fourier-log-power"]
-        assert record["loss"] == pytest.approx(expected, rel=1e-5)
-        assert parts["fourier-log-power"] > 0
+        assert set(parts) == set(record["validation"]["parts"]) == {"mse", "log-power"}
+        weighted = {"mse": 0.5 * parts["mse"], "log-power": 0.01 * parts["log-power"]}
+        assert record["weighted"] == pytest.approx(weighted, rel=1e-5)
+        assert record["loss"] == pytest.approx(sum(weighted.values()), rel=1e-5)
+        assert parts["log-power"] > 0
         assert record["validation"]["parts"]["mse"] == pytest.approx(record["validation"]["mse"])
 
 
@@ -147,19 +149,92 @@ def test_bfloat16_trains_nearly_the_same(dataset: Path, tmp_path: Path) -> None:
 def _said(dataset: Path, out: Path, **overrides: Any) -> list[str]:
     said: list[str] = []
     run(dataset, out, train_config(steps=1, **overrides), CPU, say=said.append)
-    return [message for message in said if not message.endswith("as asked")]
+    return [message for message in said if message.startswith("warning")]
 
 
-def test_a_biased_loss_on_noisy_targets_warns(dataset: Path, tmp_path: Path) -> None:
-    loss = {"mse": 1.0, "fourier-log-power": 0.1}
-    (warning,) = _said(dataset, tmp_path / "noisy", loss=loss)
-    assert warning.startswith("warning: loss 'fourier-log-power' is biased by noisy targets")
-    assert _said(dataset, tmp_path / "safe", loss={"mse": 1.0}) == []
+BIASED = {"mse": 1.0, "log-power": 0.1}
 
 
-def test_a_biased_loss_on_clean_targets_does_not_warn(dataset: Path, tmp_path: Path) -> None:
-    loss = {"mse": 1.0, "fourier-log-power": 0.1}
-    assert _said(dataset, tmp_path / "clean", loss=loss, target="clean") == []
+def test_a_biased_loss_on_noisy_targets_is_refused(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        _said(dataset, tmp_path / "noisy", loss=BIASED)
+    message = str(error.value)
+    assert message.startswith("loss 'log-power' is biased by noisy targets: where there is no")
+    assert "use 'mse + 0.05 frc'" in message
+    assert message.endswith("or insist with --allow-biased")
+    assert "\n" not in message
+    assert not (tmp_path / "noisy").exists()
+
+
+def test_a_biased_loss_is_trained_with_by_those_who_insist(dataset: Path, tmp_path: Path) -> None:
+    (warning,) = _said(dataset, tmp_path / "noisy", loss=BIASED, allow_biased=True)
+    assert warning.startswith("warning: loss 'log-power' is biased by noisy targets")
+    assert _said(dataset, tmp_path / "safe", loss={"mse": 1.0}, allow_biased=True) == []
+
+
+def test_a_biased_loss_is_fine_on_clean_targets_and_for_watching(
+    dataset: Path, tmp_path: Path
+) -> None:
+    assert _said(dataset, tmp_path / "clean", loss=BIASED, target="clean") == []
+    assert _said(dataset, tmp_path / "watched", loss={"mse": 1.0, "log-power": 0.0}) == []
+
+
+def test_a_watched_loss_does_not_train(dataset: Path, tmp_path: Path) -> None:
+    _train(dataset, tmp_path / "alone", steps=3, loss={"mse": 1.0})
+    *_, record = _train(dataset, tmp_path / "watched", steps=3, loss={"mse": 1.0, "log-power": 0.0})
+    assert record["parts"]["log-power"] > 0
+    assert record["weighted"]["log-power"] == 0
+    one, other = (load_file(tmp_path / run / "best.safetensors") for run in ("alone", "watched"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_weight_moves_with_the_training(dataset: Path, tmp_path: Path) -> None:
+    ramp = {"initial": 0.0, "final": 1.0, "start": 0.25, "end": 0.75}
+    loss = {"mse": 1.0, "frc(bins=8)": ramp}
+    records = _train(dataset, tmp_path / "run", steps=8, validations=8, loss=loss)
+    found = [r["weighted"]["frc(bins=8)"] / r["parts"]["frc(bins=8)"] for r in records]
+    assert found == pytest.approx([0, 0, 0, 0.25, 0.5, 0.75, 1, 1], abs=1e-6)
+
+
+def test_balanced_losses_pull_as_their_weights_say(dataset: Path, tmp_path: Path) -> None:
+    loss = {"mse": 1.0, "frc(bins=8)": 0.5, "gradient-l2": 0.25}
+    settings = {"loss": loss, "steps": 1, "log_gradients": True, "learning_rate": 1e-9}
+    (plain,) = _train(dataset, tmp_path / "plain", **settings)
+    (record,) = _train(dataset, tmp_path / "balanced", balance=True, **settings)
+    norms = record["gradient_norms"]
+    # Measured after the step, which hardly changed the network.
+    assert norms["frc(bins=8)"] == pytest.approx(0.5 * norms["mse"], rel=0.1)
+    assert norms["gradient-l2"] == pytest.approx(0.25 * norms["mse"], rel=0.1)
+    assert plain["gradient_norms"]["frc(bins=8)"] != pytest.approx(norms["frc(bins=8)"], rel=0.1)
+
+
+def test_balanced_weights_survive_an_interruption(dataset: Path, tmp_path: Path) -> None:
+    settings = {"loss": {"mse": 1.0, "l1": 0.5}, "balance": True, "steps": 45, "validations": 3}
+    run(dataset, tmp_path / "whole", train_config(**settings), CPU)
+
+    def stop(report: TrainReport) -> None:
+        if report.step == 30:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(TrainingInterruptedError):
+        run(dataset, tmp_path / "cut", train_config(**settings), CPU, report=stop)
+    run(dataset, tmp_path / "cut", train_config(**settings), CPU, resume=True)
+    one, other = (load_file(tmp_path / name / "last.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_debiased_loss_gets_two_independent_targets(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "set", groups=5, truth=True).folder
+    loss = {"mse": 1.0, "power-debiased(bins=8)": 0.1}
+    for target in ("noisy", "clean"):
+        *_, record = _train(dataset, tmp_path / target, steps=2, loss=loss, target=target)
+        assert record["parts"]["power-debiased(bins=8)"] > 0
+        assert record["validation"]["parts"]["power-debiased(bins=8)"] > 0
+
+
+def test_a_debiased_loss_on_ready_halves_is_refused(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="needs three frame groups or more, and this has 2"):
+        _train(dataset, tmp_path / "run", loss={"mse": 1.0, "power-debiased": 0.1})
 
 
 def test_clean_targets_leave_no_noise_in_the_loss(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from clearice.data import (
 )
 from clearice.losses import Objective
 from clearice.networks import build_network, place
-from clearice.train import step
+from clearice.train import make_step
 from clearice.train.state import new_state
 from clearice.types import HalfSet, PatchBatch
 
@@ -173,19 +173,13 @@ class _Trainer:
     def __init__(self, device: torch.device, precision: Literal["float32", "bfloat16"]) -> None:
         self.config = TrainConfig(precision=precision)
         self._device = device
-        self._network = place(build_network(self.config.network), device)
-        self._state = new_state(self._network, self.config)
-        self._objective = Objective(self.config.loss)
+        network = place(build_network(self.config.network), device)
+        state = new_state(network, self.config)
+        self._step = make_step(state, Objective(self.config.loss), self.config, 10**6)
 
     def per_step(self, batches: Iterable[PatchBatch]) -> float:
         """Return the time of one step, s, after the first two."""
-        return _per_batch(
-            (
-                step(self._state, self._network, self._objective, batch, self.config, 10**6)
-                for batch in batches
-            ),
-            self._device,
-        )
+        return _per_batch((self._step(batch) for batch in batches), self._device)
 
 
 def _step_costs(

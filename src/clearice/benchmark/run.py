@@ -10,13 +10,13 @@ from typing import Any, Final
 import torch
 
 from clearice import checkpoint
-from clearice.benchmark import loader
+from clearice.benchmark import loader, losses
 from clearice.benchmark.timing import context, seconds
 from clearice.config import TrainConfig
 from clearice.denoise import Denoiser
-from clearice.losses import LOSSES, Objective
+from clearice.losses import Objective
 from clearice.networks import NETWORKS, build_network, parameter_count, place
-from clearice.train import step
+from clearice.train import make_step
 from clearice.train.state import new_state
 from clearice.types import PatchBatch
 
@@ -60,8 +60,10 @@ def _train(device: torch.device, size: int, batch_size: int) -> list[Row]:
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)
 
-            def work(state=state, network=network, objective=objective, config=config):  # type: ignore[no-untyped-def]
-                step(state, network, objective, batch, config, 10**6)
+            step = make_step(state, objective, config, 10**6)
+
+            def work(step=step):  # type: ignore[no-untyped-def]
+                step(batch)
 
             rate = batch_size / seconds(work, device)
             baseline = baseline or rate
@@ -102,25 +104,9 @@ def _denoise(device: torch.device, size: int, batch_size: int) -> list[Row]:
     return rows
 
 
-def _losses(device: torch.device, size: int, batch_size: int) -> list[Row]:
-    """Time each loss with its gradient; the baseline is MSE."""
-    batch = _batch(device, size, batch_size)
-    rows: list[Row] = []
-    for name, info in LOSSES.items():
-        prediction = batch.input.clone().requires_grad_()
-
-        def work(prediction=prediction, info=info):  # type: ignore[no-untyped-def]
-            torch.autograd.grad(info.function(prediction, batch.target).mean(), prediction)
-
-        rows.append({"loss": name, "milliseconds": round(1e3 * seconds(work, device), 4)})
-    for row in rows:
-        row["ratio_to_mse"] = round(row["milliseconds"] / rows[0]["milliseconds"], 2)
-    return rows
-
-
 _BENCHMARKS: Final[dict[str, Callable[[torch.device, int, int], list[Row]]]] = {
     "train": _train,
     "denoise": _denoise,
-    "losses": _losses,
+    "losses": losses.measure,
     "loader": loader.measure,
 }

@@ -6,8 +6,6 @@ one kernel, and no copy of the groups, for any number of pairs.
 
 from __future__ import annotations
 
-import subprocess
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from clearice.data.sampler import PatchTable
-from clearice.errors import ClearIceWarning
+from clearice.devices import kernel_or_warning
 
 Gather = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
@@ -78,7 +76,8 @@ def mixing_weights(
     *,
     clean: bool = False,
     exchangeable: bool = True,
-) -> Float[Tensor, "n 2 planes"]:
+    halves: bool = False,
+) -> Float[Tensor, "n images planes"]:
     """Return by how much each plane of a stack counts in the input and in the target.
 
     Args:
@@ -87,26 +86,32 @@ def mixing_weights(
         clean: The target is the truth, a plane behind the groups; the input is then all groups,
             if they are exchangeable.
         exchangeable: False if group 0 is always the input.
+        halves: Also in two means of half of the target's groups each, so that there are four
+            images instead of two; of the truth both are the truth.
     """
     inputs = table.inputs | table.targets if clean and exchangeable else table.inputs
     dose = doses[table.micrograph]
-    mix = torch.stack([dose * inputs, dose * table.targets], 1)
+    images = [inputs, table.targets]
+    if halves:
+        odd = table.targets.cumsum(1) % 2 == 1
+        images += [table.targets & odd, table.targets & ~odd]
+    mix = torch.stack([dose * image for image in images], 1)
     mix = mix / mix.sum(2, keepdim=True)
     if not clean:
         return mix.float()
     groups = (dose > 0).sum(1)
     mix = torch.nn.functional.pad(mix, (0, 1))
-    mix[:, 1] = 0.0
-    mix[torch.arange(len(mix)), 1, groups] = 1.0
+    mix[:, 1:] = 0.0
+    mix[torch.arange(len(mix)), 1:, groups] = 1.0
     return mix.float()
 
 
 def gather(
     pool: Float[Tensor, "elements"],
     where: Int[Tensor, "n 5"],
-    mix: Float[Tensor, "n 2 planes"],
+    mix: Float[Tensor, "n images planes"],
     size: int,
-) -> Float[Tensor, "n 2 size size"]:
+) -> Float[Tensor, "n images size size"]:
     """Return inputs and targets: weighted sums of planes, read from one flat tensor.
 
     On CUDA one kernel does it where Triton can compile it, as with PyTorch for Linux.
@@ -118,12 +123,13 @@ def gather(
         size: Edge of a patch, px.
     """
     kernel = _cuda_kernel() if pool.device.type == "cuda" else None
-    if kernel is not None:
-        return kernel(pool, where, mix, size)
+    if kernel is not None:  # which makes two images at a time
+        made = [kernel(pool, where, two, size) for two in torch.split(mix, 2, 1)]
+        return made[0] if len(made) == 1 else torch.cat(made, 1)
     first, rows, columns, plane, planes = where.unbind(1)
     axis = torch.arange(size, device=pool.device)
     at = first[:, None, None] + axis[:, None] * rows[:, None, None] + axis * columns[:, None, None]
-    pairs = torch.zeros(len(where), 2, size, size, device=pool.device)
+    pairs = torch.zeros(len(where), mix.shape[1], size, size, device=pool.device)
     for k in range(mix.shape[2]):
         there = k < planes
         values = pool[at + (k * plane * there)[:, None, None]].float()
@@ -133,40 +139,31 @@ def gather(
 
 def mix_crops(
     crops: Float[Tensor, "n planes size size"],
-    mix: Float[Tensor, "n 2 planes"],
+    mix: Float[Tensor, "n images planes"],
     orientations: Sequence[int],
-) -> Float[Tensor, "n 2 size size"]:
+) -> Float[Tensor, "n images size size"]:
     """Do what `gather` does, with patches that are cut already: fastest on CPUs."""
     n, _, height, width = crops.shape
-    pairs = torch.bmm(mix, crops.float().flatten(2)).view(n, 2, height, width)
+    pairs = torch.bmm(mix, crops.float().flatten(2)).view(n, -1, height, width)
     return torch.stack([_turn(pair, o) for pair, o in zip(pairs, orientations, strict=True)])
 
 
-def _turn(pair: Float[Tensor, "2 h w"], orientation: int) -> Float[Tensor, "2 h w"]:
+def _turn(pair: Float[Tensor, "images h w"], orientation: int) -> Float[Tensor, "images h w"]:
     if orientation >= 4:
         pair = pair.flip(-1)
     return torch.rot90(pair, orientation % 4, (-2, -1)) if orientation % 4 else pair
 
 
-class KernelFallback(ClearIceWarning):
-    """Patches are assembled by PyTorch, since Triton is missing or cannot compile."""
-
-
 @lru_cache(maxsize=1)
 def _cuda_kernel() -> Gather | None:
     """Return the kernel for CUDA if it can be compiled and run here; else say why not, once."""
-    try:
+
+    def build() -> Gather:
         from clearice.data.kernels import gather as kernel
 
         pool = torch.zeros(1, dtype=torch.float16, device="cuda")
         where = torch.tensor([[0, 1, 1, 1, 1]], device="cuda")
         kernel(pool, where, torch.zeros(1, 2, 1, device="cuda"), 1)
-    except (ImportError, RuntimeError, OSError, subprocess.SubprocessError) as error:
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
-        warnings.warn(
-            f"patches are assembled without Triton's kernel, which is slower ({reason})",
-            KernelFallback,
-            stacklevel=2,
-        )
-        return None
-    return kernel
+        return kernel
+
+    return kernel_or_warning(build, "patches are assembled")

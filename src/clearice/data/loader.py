@@ -58,6 +58,7 @@ class PatchLoader:
         cache: Where the stacks are held; `auto` chooses by size.
         clean: Take the target from the truth instead of the other groups.
         workers: Threads that read crops; 0 reads them in the training loop, None chooses.
+        halves: Also give two independent targets; the sampler must leave two groups for them.
 
     Raises:
         DatasetError: The cache does not fit, or the truth is missing.
@@ -74,8 +75,10 @@ class PatchLoader:
         *,
         clean: bool = False,
         workers: int | None = None,
+        halves: bool = False,
     ) -> None:
         self._sampler = sampler
+        self._halves = halves
         self._patch_size = patch_size
         self._device = device
         self._clean = clean
@@ -199,7 +202,7 @@ class PatchLoader:
             batch = self._mixed_on_device(pool, table, mix, crops.shape[1:])
         current = torch.cuda.current_stream(self._device)
         current.wait_stream(side)
-        for tensor in (batch.input, batch.target, batch.weight):
+        for tensor in (batch.input, batch.target, batch.weight):  # halves share their memory
             tensor.record_stream(current)
         return batch
 
@@ -207,7 +210,7 @@ class PatchLoader:
         self,
         pool: Float[Tensor, "elements"],
         table: PatchTable,
-        mix: Float[Tensor, "n 2 k"],
+        mix: Float[Tensor, "n images k"],
         shape: Sequence[int],
     ) -> PatchBatch:
         """Turn and mix crops that lie one after the other."""
@@ -222,9 +225,13 @@ class PatchLoader:
         numbers = self._to_device(places(cut, sources, size), mix, table.weight.float())
         return _batch(gather(pool, numbers[0], numbers[1], size), numbers[2])
 
-    def _mix(self, table: PatchTable) -> Float[Tensor, "n 2 k"]:
+    def _mix(self, table: PatchTable) -> Float[Tensor, "n images k"]:
         return mixing_weights(
-            table, self._doses, clean=self._clean, exchangeable=self._exchangeable
+            table,
+            self._doses,
+            clean=self._clean,
+            exchangeable=self._exchangeable,
+            halves=self._halves,
         )
 
     def _to_device(self, *values: Tensor) -> list[Tensor]:
@@ -240,5 +247,6 @@ class PatchLoader:
         return stack.enter_context(ReadAhead())
 
 
-def _batch(pairs: Float[Tensor, "n 2 h w"], weight: Float[Tensor, "n"]) -> PatchBatch:
-    return PatchBatch(pairs[:, :1], pairs[:, 1:], weight)
+def _batch(images: Float[Tensor, "n images h w"], weight: Float[Tensor, "n"]) -> PatchBatch:
+    halves = images[:, 2:] if images.shape[1] > 2 else None
+    return PatchBatch(images[:, :1], images[:, 1:2], weight, halves)

@@ -120,14 +120,20 @@ def patches_of(shape: tuple[int, int, int], patch_size: int) -> int:
     return max(1, (shape[1] // patch_size) * (shape[2] // patch_size))
 
 
-def input_range(groups: int, smallest_share: float) -> tuple[int, int]:
+def input_range(groups: int, smallest_share: float, fewest_targets: int = 1) -> tuple[int, int]:
     """Return the fewest and the most groups in an input: the share of K that is given, and K − 1.
 
     With K < 4 there is little to choose from: it is one against the rest.
+
+    Args:
+        groups: K.
+        smallest_share: Of the groups in an input.
+        fewest_targets: Groups that are left at least.
     """
     if groups < 4:
         return 1, 1
-    return min(groups - 1, max(1, round(smallest_share * groups))), groups - 1
+    most = groups - fewest_targets
+    return min(most, max(1, round(smallest_share * groups))), most
 
 
 @final
@@ -155,6 +161,7 @@ class Sampler:
         window: Micrographs that are drawn from at a time.
         rank: Which share of each step's pairs to return.
         world_size: How many shares there are; divides `batch_size`.
+        fewest_targets: Groups that are left for the target at least.
     """
 
     def __init__(
@@ -171,6 +178,7 @@ class Sampler:
         window: int = 16,
         rank: int = 0,
         world_size: int = 1,
+        fewest_targets: int = 1,
     ) -> None:
         if batch_size % world_size:
             raise ValueError(f"{batch_size} pairs cannot be shared by {world_size} ranks")
@@ -185,7 +193,7 @@ class Sampler:
         self._mine = range(rank * share, (rank + 1) * share)
         self._counts = [patches_of(shape, patch_size) for shape in shapes]
         self.samples_per_epoch = sum(self._counts)
-        ranges = [input_range(groups, smallest_input) for groups, _, _ in shapes]
+        ranges = [input_range(groups, smallest_input, fewest_targets) for groups, _, _ in shapes]
         self._shapes = torch.tensor(
             [[*shape, *ends] for shape, ends in zip(shapes, ranges, strict=True)]
         )

@@ -8,13 +8,17 @@ from typing import Literal, final
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from clearice.checkpoint import ModelInfo, load_model
 from clearice.data import Affine
 from clearice.denoise.tiles import plan_tiles, stitch
+from clearice.errors import CheckpointError
+from clearice.fourier import radial_filter
 from clearice.networks import Geometry, measure_geometry, pad_to_multiple, place
 
 DEFAULT_TILE = 1024
+_MIRRORED_PX = 64
 
 
 @final
@@ -26,9 +30,11 @@ class Denoiser:
         device: Where to compute.
         tile: Edge of a tile, px; 0 is the whole image.
         precision: Of the network.
+        restore_amplitude: Bring each ring of the spectrum to the power of the signal, by the
+            model's calibration.
 
     Raises:
-        CheckpointError: The model cannot be loaded.
+        CheckpointError: The model cannot be loaded, or has no calibration to restore by.
     """
 
     def __init__(
@@ -37,8 +43,11 @@ class Denoiser:
         device: torch.device,
         tile: int = DEFAULT_TILE,
         precision: Literal["float32", "bfloat16"] = "float32",
+        *,
+        restore_amplitude: bool = False,
     ) -> None:
         network, self.info = load_model(model)
+        self._gain = _calibrated_gain(model, self.info) if restore_amplitude else None
         stride: int = network.total_stride  # type: ignore[assignment]
         self.geometry: Geometry = measure_geometry(network, stride)
         self.network = place(network, device)
@@ -66,18 +75,70 @@ class Denoiser:
 
     @torch.inference_mode()
     def normalised(self, image: Float[Tensor, "h w"]) -> Float[Tensor, "h w"]:
-        """Apply the network to a normalised image, tile by tile; the result is on the device."""
+        """Apply the network to a normalised image, tile by tile, and restore amplitudes if asked.
+
+        The result is on the device.
+        """
         image = image.to(self._device)
         height, width = image.shape
         stride = self.geometry.stride
         padded = pad_to_multiple(image[None, None], stride)[0, 0]
         rows, columns = padded.shape
         tiles = plan_tiles(rows, columns, self._tile, self.geometry.halo, stride)
-        return stitch(padded, tiles, self._window)[:height, :width]
+        output = stitch(padded, tiles, self._window)[:height, :width]
+        return output if self._gain is None else restore_amplitude(output, self._gain)
+
+    @property
+    def label(self) -> str:
+        """What was done, in a few words for a file's header."""
+        restored = "" if self._gain is None else ", amplitudes restored"
+        return f"{self.info.network}{restored}"
 
     def _window(self, window: Float[Tensor, "1 1 h w"]) -> Float[Tensor, "1 1 h w"]:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
             return self.network(window).float()
+
+
+def _calibrated_gain(model: Path, info: ModelInfo) -> Float[Tensor, "rings"]:
+    if info.calibration is None:
+        raise CheckpointError(
+            f"{model}: has no calibration of its amplitudes; leave --restore-amplitude out, or let "
+            "'clearice train DATASET --out RUN --resume' add it (the data set needs validation "
+            "micrographs)"
+        )
+    return torch.tensor(info.calibration.gain)
+
+
+def restore_amplitude(
+    image: Float[Tensor, "h w"], gain: Float[Tensor, "rings"]
+) -> Float[Tensor, "h w"]:
+    """Multiply the spectrum of an image by a gain, interpolated between rings; its mean stays.
+
+    Frequencies are counted in cycles/px whatever the pixel size: a network sees pixels, so what it
+    does to a frequency goes with the pixels too.
+
+    Args:
+        image: Any image.
+        gain: Of equally wide rings from 0 to 0.5 cycles/px; beyond the last one it holds.
+    """
+    height, width = image.shape
+    mean = image.mean()
+    # A jump between opposite edges would ring once fine detail is raised.
+    margins = [min(_MIRRORED_PX, length - 1) for length in (height, width)]
+    (top, left), pad = margins, functional.pad
+    padded = pad((image - mean)[None, None], (left, left, top, top), mode="reflect")[0, 0]
+    restored = radial_filter(padded, lambda f: _between_rings(gain.to(image), f))
+    return restored[top : top + height, left : left + width] + mean
+
+
+def _between_rings(
+    gain: Float[Tensor, "rings"], frequency: Float[Tensor, "*shape"]
+) -> Float[Tensor, "*shape"]:
+    last = len(gain) - 1
+    position = (frequency * 2 * len(gain) - 0.5).clamp(0, last)
+    ring = position.floor().long()
+    part = position - ring
+    return gain[ring] * (1 - part) + gain[(ring + 1).clamp(max=last)] * part
 
 
 def describe_mismatch(info: ModelInfo, pixel_size_angstrom: float) -> str | None:

@@ -96,7 +96,7 @@ def _denoise_file(micrograph: Micrograph, denoiser: Denoiser, target: Path, say:
         denoiser(micrograph.pixels),
         None if micrograph.pixel_size_assumed else micrograph.pixel_size_angstrom,
         like=micrograph.path,
-        label=f"clearice: denoised ({denoiser.info.network})",
+        label=f"clearice: denoised ({denoiser.label})",
     )
     return target
 
@@ -171,10 +171,11 @@ def _denoise_entry(
         chosen = members[part]
         raw = dose_weighted_mean(stack[list(chosen)], [entry.weights[i] for i in chosen])
         denoised = denoiser.normalised(raw).cpu() * denoiser.info.output_gain
+        how = {"raw": "", "denoised": f" ({denoiser.label})"}
         for kind, image in (("raw", raw), ("denoised", denoised)):
             io.write_mrc(
                 out / f"{kind}{part}" / f"{entry.name}.mrc",
                 affine.invert(image),
                 dataset.manifest.pixel_size_angstrom,
-                label=f"clearice: {kind}{part.replace('_', ' ')}",
+                label=f"clearice: {kind}{part.replace('_', ' ')}{how[kind]}",
             )

@@ -21,7 +21,7 @@ COLOURS = {
     "truth": "#d55e00",
     "other": "#cc79a7",
 }
-_INK = "#010203"  # replaced by the page's own text colour
+INK = "#010203"  # replaced by the page's own text colour
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,12 @@ class Line:
     """One curve.
 
     Attributes:
-        label: In the legend.
-        colour: A key of `COLOURS`.
+        label: In the legend; empty leaves the curve out of it.
+        colour: A key of `COLOURS`, or #rrggbb.
         x: Abscissae.
         y: Ordinates; None leaves a gap.
         dashed: For what is a warning or an estimate.
+        thin: For what is there for context.
     """
 
     label: str
@@ -41,6 +42,7 @@ class Line:
     x: Sequence[float]
     y: Sequence[float | None]
     dashed: bool = False
+    thin: bool = False
 
 
 def line_figure(
@@ -51,6 +53,7 @@ def line_figure(
     log_y: bool = False,
     y_limits: tuple[float, float] | None = None,
     resolution_axis: bool = False,
+    legend_below: bool = False,
 ) -> str:
     """Draw curves and return SVG.
 
@@ -61,15 +64,16 @@ def line_figure(
         log_y: Logarithmic ordinate.
         y_limits: Of the ordinate.
         resolution_axis: The abscissa is 1/Å: label its ticks with the resolution in Å as well.
+        legend_below: Put the legend under the axes, where many or long labels hide nothing.
     """
     style: dict[Any, Any] = {
         "svg.fonttype": "none",
         "font.size": 10,
-        "text.color": _INK,
-        "axes.labelcolor": _INK,
-        "axes.edgecolor": _INK,
-        "xtick.color": _INK,
-        "ytick.color": _INK,
+        "text.color": INK,
+        "axes.labelcolor": INK,
+        "axes.edgecolor": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
         "axes.spines.top": False,
         "axes.spines.right": False,
     }
@@ -80,10 +84,10 @@ def line_figure(
             axes.plot(
                 line.x,
                 [math.nan if v is None else v for v in line.y],
-                color=COLOURS[line.colour],
+                color=COLOURS.get(line.colour, line.colour),
                 linestyle="--" if line.dashed else "-",
-                linewidth=1.6,
-                label=line.label,
+                linewidth=0.7 if line.thin else 1.6,
+                label=line.label or None,
             )
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
@@ -91,14 +95,17 @@ def line_figure(
             axes.set_yscale("log")
         if y_limits:
             axes.set_ylim(*y_limits)
-            axes.axhline(0, color=_INK, linewidth=0.5)
+            axes.axhline(0, color=INK, linewidth=0.5)
         if resolution_axis:
             ticks = [tick for tick in axes.get_xticks() if tick >= 0]
             axes.set_xlim(0, max(max(line.x) for line in lines))
             axes.set_xticks([t for t in ticks if t <= axes.get_xlim()[1]])
             labels = [f"{t:.3g}\n{1 / t:.3g} Å" if t > 0 else "0\n∞" for t in axes.get_xticks()]
             axes.set_xticklabels(labels)
-        axes.legend(frameon=False, fontsize=9)
+        if legend_below:
+            figure.legend(frameon=False, fontsize=8, ncols=2, loc="outside lower center")
+        else:
+            axes.legend(frameon=False, fontsize=9)
         return _svg(figure)
 
 
@@ -106,7 +113,7 @@ def _svg(figure: Figure) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
+    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     # The page sets the width; without these the drawing keeps its shape at any width.
     return re.sub(

@@ -12,10 +12,11 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from clearice.fourier import gaussian_lowpass, highpass
+from clearice.fourier import gaussian_lowpass, highpass, radial_filter
 from clearice.io import read_micrograph
 
 CROP_PX = 512
+DETAIL_PX = 256
 _LEVELING_ANGSTROM = 1000.0
 
 
@@ -44,17 +45,50 @@ def crops(files: dict[str, str | None], sigma_px: float | None) -> tuple[dict[st
     return pictures, edge
 
 
-def central_crop(image: Float[Tensor, "h w"]) -> Float[Tensor, "ch cw"]:
-    """Return the middle of an image, at most `CROP_PX` wide and high."""
-    height, width = (min(CROP_PX, length) for length in image.shape)
+def levelled_crop(
+    pixels: Float[Tensor, "h w"], pixel_size_angstrom: float
+) -> Float[Tensor, "ch cw"]:
+    """Return the middle of a micrograph without ice gradients slower than 1000 Å."""
+    return central_crop(highpass(pixels, pixel_size_angstrom / _LEVELING_ANGSTROM))
+
+
+def detail_crop(
+    pixels: Float[Tensor, "h w"], pixel_size_angstrom: float, low: float, high: float
+) -> Float[Tensor, "ch cw"]:
+    """Return a small crop from the middle with what lies between the resolutions `low` > `high`, Å.
+
+    It is small so that single details can be seen.
+    """
+
+    def response(frequency: Tensor) -> Tensor:
+        resolution = pixel_size_angstrom / frequency
+        return ((resolution <= low) & (resolution > high)).to(pixels)
+
+    return central_crop(radial_filter(pixels, response), DETAIL_PX)
+
+
+def central_crop(image: Float[Tensor, "h w"], edge: int = CROP_PX) -> Float[Tensor, "ch cw"]:
+    """Return the middle of an image, at most `edge` px wide and high."""
+    height, width = (min(edge, length) for length in image.shape)
     top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
     return image[top : top + height, left : left + width]
 
 
-def jpeg(image: Float[Tensor, "h w"]) -> str:
-    """Return an image as an 8-bit JPEG data URI: noise makes a PNG three times as large."""
+def grey_levels(image: Float[Tensor, "h w"]) -> tuple[float, float]:
+    """Return the 0.5 and 99.5 percentiles of an image."""
+    low, high = torch.quantile(image.float().flatten(), torch.tensor([0.005, 0.995])).tolist()
+    return low, high
+
+
+def jpeg(image: Float[Tensor, "h w"], levels: tuple[float, float] | None = None) -> str:
+    """Return an image as an 8-bit JPEG data URI: noise makes a PNG three times as large.
+
+    Args:
+        image: What to show.
+        levels: What is shown black and white; None: its own 0.5 and 99.5 percentiles.
+    """
     values = image.float()
-    low, high = torch.quantile(values.flatten(), torch.tensor([0.005, 0.995])).tolist()
+    low, high = levels or grey_levels(values)
     scaled = ((values - low) / max(high - low, 1e-12)).clamp(0, 1) * 255
     buffer = io.BytesIO()
     Image.fromarray(scaled.numpy().astype(np.uint8)).save(buffer, format="JPEG", quality=85)

@@ -61,12 +61,21 @@ def render(sources: Sequence[Path], out: Path, title: str = "clearice report") -
     sections: list[Section] = []
     for source in sources:
         sections += _run_sections(source) if source.is_dir() else _score_file(source)
+    return fill_page("page.html.jinja", out, title=title, sections=sections)
+
+
+def fill_page(template: str, out: Path, **values: Any) -> Path:
+    """Write a page from one of the templates.
+
+    Raises:
+        OutputError: The page cannot be written.
+    """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("clearice", "report"), autoescape=True
     )
-    template = environment.get_template("page.html.jinja")
+    page = environment.get_template(template).render(version=__version__, **values)
     io.ensure_folder(out.parent)
-    io.write_text(out, template.render(title=title, sections=sections, version=__version__))
+    io.write_text(out, page)
     return out
 
 

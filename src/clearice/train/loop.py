@@ -1,4 +1,4 @@
-"""The training loop: `fit` loops, `step` is the maths and fits one screen."""
+"""The training loop: validate, report, save, and stop when asked."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from clearice.config import TrainConfig
 from clearice.data import PatchLoader
 from clearice.errors import TrainingDivergedError, TrainingInterruptedError
 from clearice.losses import Objective
-from clearice.seeds import derive_seed
-from clearice.train.state import TrainState, learning_rate, update_average
+from clearice.train.state import TrainState, learning_rate
+from clearice.train.step import make_step
 from clearice.train.validate import Validation, Validator
 from clearice.types import LossOutput, PatchBatch
 
@@ -32,6 +32,9 @@ class TrainReport:
         total: Steps of the whole run.
         loss: Mean weighted loss.
         parts: Mean of each loss without its weight.
+        weighted: Mean of each loss as it counts in the sum.
+        gradient_norms: Norm of the gradient of each weighted loss in the prediction, of the last
+            step, when they are asked for.
         learning_rate: At this step.
         patches_per_second: Training pairs per second.
         seconds: Time spent training.
@@ -42,6 +45,8 @@ class TrainReport:
     total: int
     loss: float
     parts: dict[str, float]
+    weighted: dict[str, float]
+    gradient_norms: dict[str, float] | None
     learning_rate: float
     patches_per_second: float
     seconds: float
@@ -57,42 +62,6 @@ class FitHooks:
     report: Callable[[TrainReport], None]
     save: Callable[[bool], None]
     tick: Callable[[int, int], None]
-
-
-def step(
-    state: TrainState,
-    network: nn.Module,
-    objective: Objective,
-    batch: PatchBatch,
-    config: TrainConfig,
-    total: int,
-) -> LossOutput:
-    """Take one optimiser step.
-
-    Args:
-        state: Changed in place.
-        network: `state.network`, or what torch.compile made of it.
-        objective: The loss.
-        batch: Inputs and targets, on the device.
-        config: Precision, schedule, clipping, averaging.
-        total: Steps of the whole run.
-    """
-    for group in state.optimizer.param_groups:
-        group["lr"] = learning_rate(state.step, total, config)
-    if config.dropout > 0:
-        # Drawn from (seed, step) like the samples, so that a resumed run drops the same channels.
-        torch.manual_seed(derive_seed(config.seed, "dropout", state.step))
-    half = config.precision == "bfloat16"
-    with torch.autocast(batch.input.device.type, torch.bfloat16, enabled=half):
-        prediction = network(batch.input)
-    output = objective(prediction, batch.target, batch.weight)
-    output.total.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(state.network.parameters(), config.gradient_clip)
-    state.optimizer.step()
-    state.optimizer.zero_grad(set_to_none=True)
-    state.step += 1
-    update_average(state, config.ema_decay)
-    return output
 
 
 @contextmanager
@@ -121,21 +90,28 @@ class _Meter:
     """Sums losses on the device, so that the loop waits for it only when it reports."""
 
     def __init__(self) -> None:
-        self._total: Tensor | None = None
-        self._parts: dict[str, Tensor] = {}
+        self._sums: Tensor | None = None
+        self._names: list[str] = []
         self._steps = 0
 
     def add(self, output: LossOutput) -> None:
-        total = output.total.detach()
-        self._total = total if self._total is None else self._total + total
-        for name, part in output.parts.items():
-            self._parts[name] = self._parts.get(name, torch.zeros_like(part)) + part
+        self._names = list(output.parts)
+        values = [output.total.detach(), *output.parts.values(), *output.weighted.values()]
+        stacked = torch.stack(values)
+        self._sums = stacked if self._sums is None else self._sums + stacked
         self._steps += 1
 
-    def means(self) -> tuple[float, dict[str, float]]:
-        assert self._total is not None
-        parts = {name: float(value) / self._steps for name, value in self._parts.items()}
-        return float(self._total) / self._steps, parts
+    def means(self) -> tuple[float, dict[str, float], dict[str, float]]:
+        """Return the total, the parts, and the weighted parts."""
+        assert self._sums is not None
+        total, *rest = (self._sums / self._steps).tolist()
+        half = len(self._names)
+        parts, weighted = rest[:half], rest[half:]
+        return (
+            total,
+            dict(zip(self._names, parts, strict=True)),
+            dict(zip(self._names, weighted, strict=True)),
+        )
 
 
 def fit(
@@ -162,19 +138,19 @@ def fit(
         TrainingDivergedError: The loss is not finite.
         TrainingInterruptedError: Ctrl-C or SIGTERM, after the state was saved.
     """
-    network = torch.compile(state.network) if config.compile else state.network
+    step = make_step(state, objective, config, total)
     interval = max(1, total // config.validations)
     meter, mark, first, saved = _Meter(), time.monotonic(), state.step, time.monotonic()
     with _stop_requests() as stop:
         for batch in loader.batches(state.step, total):
-            output = step(state, network, objective, batch, config, total)  # type: ignore[arg-type]
+            output = step(batch)
             meter.add(output)
             hooks.tick(state.step, total)
             at_interval = state.step % interval == 0 or state.step == total
             due = time.monotonic() - saved > config.checkpoint_seconds
             if not (at_interval or due or stop.is_set()):
                 continue
-            loss, parts = meter.means()
+            loss, parts, weighted = meter.means()
             elapsed = time.monotonic() - mark
             state.seconds += elapsed
             _refuse_divergence(loss, state)
@@ -183,13 +159,34 @@ def fit(
             state.best = scores.mse if scores and best else state.best
             rate = (state.step - first) * config.batch_size / elapsed
             lr = learning_rate(state.step - 1, total, config)
+            norms = None
+            if config.log_gradients and at_interval:
+                norms = _gradient_norms(state.network, objective, batch, parts, weighted)
+            times = (lr, rate, state.seconds)
             hooks.report(
-                TrainReport(state.step, total, loss, parts, lr, rate, state.seconds, scores)
+                TrainReport(state.step, total, loss, parts, weighted, norms, *times, scores)
             )
             hooks.save(best)
             if stop.is_set() and state.step < total:
                 raise TrainingInterruptedError(f"stopped at step {state.step} of {total}")
             meter, mark, first, saved = _Meter(), time.monotonic(), state.step, time.monotonic()
+
+
+@torch.no_grad()
+def _gradient_norms(
+    network: nn.Module,
+    objective: Objective,
+    batch: PatchBatch,
+    parts: dict[str, float],
+    weighted: dict[str, float],
+) -> dict[str, float]:
+    """Measure the gradients of the weighted losses in the prediction of one batch."""
+    prediction = network(batch.input)
+    norms = objective.gradient_norms(prediction, batch.target, batch.target_halves).tolist()
+    return {
+        name: norm * (weighted[name] / parts[name] if parts[name] else 0.0)
+        for name, norm in zip(parts, norms, strict=True)
+    }
 
 
 def _refuse_divergence(loss: float, state: TrainState) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from clearice.errors import ConfigError, DatasetError, OutputError, TrainingInte
 from clearice.losses import Objective
 from clearice.networks import build_network, place
 from clearice.seeds import derive_seed
+from clearice.train.calibrate import calibrate
 from clearice.train.loop import FitHooks, TrainReport, fit
 from clearice.train.state import TrainState, new_state, restore, snapshot
 from clearice.train.validate import Validator
@@ -78,16 +79,17 @@ def run(
     Raises:
         DatasetError: The data set cannot be used, or patches do not fit.
         UnknownNameError: No such network or loss.
+        ConfigError: Noise in the targets would bias the loss, and that was not allowed.
         OutputError: `out` holds another run, or cannot be written.
         CheckpointError: Nothing to resume from.
         TrainingDivergedError: The loss is not finite.
         TrainingInterruptedError: Stopped by a signal; the state is saved.
     """
     data = open_dataset(dataset)
-    objective = Objective(config.loss)
-    if config.target == "noisy":
-        for warning in objective.warnings_for_noisy_targets():
-            say(f"warning: {warning}")
+    objective = Objective(config.loss, data.manifest.pixel_size_angstrom)
+    _guard(objective, config, say)
+    if objective.needs_halves and config.target == "noisy":
+        _check_groups(data.manifest.micrographs)
     state = _initial_state(config, device)
     if resume and (out / CONFIG_NAME).exists() and not (out / checkpoint.LAST_NAME).exists():
         say("the run was stopped before its first save: starting anew")
@@ -98,7 +100,7 @@ def run(
     else:
         _start(out, config)
     train = data.entries(Split.TRAIN)
-    loader = _training_loader(data, train, config, device)
+    loader = _training_loader(data, train, config, device, halves=objective.needs_halves)
     say(loader.choice.reason)
     epochs_in_steps = config.epochs * steps_per_epoch(train, config)
     total = epochs_in_steps if config.steps is None else config.steps
@@ -113,7 +115,28 @@ def run(
             f"{stopped}; its state is saved, go on with 'clearice train {dataset} --out {out} "
             "--resume'"
         ) from None
+    calibrate(out / checkpoint.BEST_NAME, data, device, say)
     return TrainResult(out / checkpoint.BEST_NAME, state.step, state.seconds, recorder.last)
+
+
+def _guard(objective: Objective, config: TrainConfig, say: Callable[[str], None]) -> None:
+    """Refuse a loss that noise in the targets biases, unless the user insists."""
+    refusal = objective.refusal(noisy=config.target == "noisy")
+    if refusal is None:
+        return
+    if not config.allow_biased:
+        raise ConfigError(f"{refusal}, or insist with --allow-biased")
+    say(f"warning: {refusal}")
+
+
+def _check_groups(entries: Iterable[MicrographEntry]) -> None:
+    for entry in entries:
+        if entry.shape[0] < 3:
+            raise DatasetError(
+                f"{entry.file}: a loss of two independent targets needs three frame groups or "
+                f"more, and this has {entry.shape[0]}; prepare movies with --groups 8, or leave "
+                "out the debiased loss"
+            )
 
 
 def steps_per_epoch(train: list[MicrographEntry], config: TrainConfig) -> int:
@@ -141,7 +164,7 @@ def _start(out: Path, config: TrainConfig) -> None:
 
 
 # These change how a run is carried out, not what it computes.
-_FREE_ON_RESUME = {"cache", "checkpoint_seconds", "workers"}
+_FREE_ON_RESUME = {"cache", "checkpoint_seconds", "cuda_graph", "workers"}
 
 
 def _resume(state: TrainState, out: Path, config: TrainConfig, data: Dataset) -> None:
@@ -188,7 +211,12 @@ def _check_patches(entries: list[MicrographEntry], config: TrainConfig) -> None:
 
 
 def _training_loader(
-    data: Dataset, train: list[MicrographEntry], config: TrainConfig, device: torch.device
+    data: Dataset,
+    train: list[MicrographEntry],
+    config: TrainConfig,
+    device: torch.device,
+    *,
+    halves: bool,
 ) -> PatchLoader:
     if not train:
         raise DatasetError(f"{data.folder}: has no training micrographs; prepare it again")
@@ -203,6 +231,7 @@ def _training_loader(
         smallest_input=config.smallest_input,
         weight_by_dose=config.weight_by_dose,
         window=config.window,
+        fewest_targets=2 if halves and config.target == "noisy" else 1,
     )
     return PatchLoader(
         data,
@@ -213,6 +242,7 @@ def _training_loader(
         config.cache,
         clean=config.target == "clean",
         workers=config.workers,
+        halves=halves,
     )
 
 
@@ -234,6 +264,7 @@ def _validator(
         cache,
         clean=clean,
         workers=config.workers,
+        halves=objective.needs_halves,
     )
     return Validator(
         loader,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from clearice.checkpoint import TrainingSnapshot
@@ -24,11 +25,13 @@ class TrainState:
         step: Optimiser steps taken; with the seed it fixes every later sample.
         seconds: Time spent training, over all resumptions.
         best: Lowest validation error so far.
+        gradient_norms: Running norm of each loss's gradient, 0 before it was measured.
     """
 
     network: nn.Module
     optimizer: torch.optim.Optimizer
     average: dict[str, Tensor]
+    gradient_norms: Tensor
     step: int = 0
     seconds: float = 0.0
     best: float = field(default=math.inf)
@@ -36,11 +39,16 @@ class TrainState:
 
 def new_state(network: nn.Module, config: TrainConfig) -> TrainState:
     """Return the state of a run before its first step."""
+    device = next(network.parameters()).device
+    graphed = device.type == "cuda" and config.cuda_graph and not config.compile
+    # A graph reads the rate from the device.
+    rate = torch.tensor(config.learning_rate, device=device) if graphed else config.learning_rate
     optimizer = torch.optim.AdamW(
-        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        network.parameters(), lr=rate, weight_decay=config.weight_decay, capturable=graphed
     )
     average = {name: value.detach().clone() for name, value in network.state_dict().items()}
-    return TrainState(network, optimizer, average)
+    norms = torch.zeros(len(config.loss), device=device)
+    return TrainState(network, optimizer, average, norms)
 
 
 def learning_rate(step: int, total: int, config: TrainConfig) -> float:
@@ -54,13 +62,35 @@ def learning_rate(step: int, total: int, config: TrainConfig) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the rate of all parameters, in place where the optimiser keeps it on the device."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def average_weight(step: int, decay: float) -> float:
+    """Return the share by which averages move after so many steps; early ones count for more."""
+    return 1 - min(decay, (1 + step) / (10 + step))
+
+
 @torch.no_grad()
-def update_average(state: TrainState, decay: float) -> None:
-    """Move the averaged weights towards the current ones; early steps count for more."""
-    weight = 1 - min(decay, (1 + state.step) / (10 + state.step))
+def update_average(state: TrainState, weight: Float[Tensor, ""]) -> None:
+    """Move the averaged weights towards the current ones by a share that the device holds."""
     current = state.network.state_dict()
     averages = [state.average[name] for name in current]
-    torch._foreach_lerp_(averages, list(current.values()), weight)
+    difference = torch._foreach_sub(list(current.values()), averages)
+    torch._foreach_mul_(difference, weight)
+    torch._foreach_add_(averages, difference)
+
+
+@torch.no_grad()
+def update_norms(state: TrainState, norms: Tensor) -> None:
+    """Move the running gradient norms a tenth towards new ones; the first ones are taken over."""
+    known = state.gradient_norms > 0
+    state.gradient_norms.copy_(torch.where(known, 0.9 * state.gradient_norms + 0.1 * norms, norms))
 
 
 def snapshot(state: TrainState) -> TrainingSnapshot:
@@ -69,6 +99,7 @@ def snapshot(state: TrainState) -> TrainingSnapshot:
     for index, slots in state.optimizer.state_dict()["state"].items():
         for slot, value in slots.items():
             tensors[f"optimizer.{index}.{slot}"] = torch.as_tensor(value)
+    tensors["gradient_norms"] = state.gradient_norms
     progress = {
         "step": state.step,
         "seconds": state.seconds,
@@ -79,6 +110,7 @@ def snapshot(state: TrainState) -> TrainingSnapshot:
 
 def restore(state: TrainState, weights: dict[str, Tensor], saved: TrainingSnapshot) -> None:
     """Bring a fresh state to where a snapshot was taken."""
+    state.gradient_norms.copy_(saved.tensors["gradient_norms"])
     raw = {n.removeprefix("raw."): v for n, v in saved.tensors.items() if n.startswith("raw.")}
     state.network.load_state_dict(raw)
     for name, value in weights.items():

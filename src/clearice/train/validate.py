@@ -75,7 +75,8 @@ class Validator:
             output = functional_call(network, weights, (batch.input,)).float()
             n = len(output)
             errors += n * float((output - batch.target).square().mean())
-            for name, part in self._objective(output, batch.target).parts.items():
+            losses = self._objective(output, batch.target, halves=batch.target_halves)
+            for name, part in losses.parts.items():
                 parts[name] += n * float(part)
             moments += self._moments(output, batch.input, batch.target)
             patches += n

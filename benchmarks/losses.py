@@ -1,0 +1,269 @@
+"""Which losses help? Simulated T20S with noisy and with clean targets, and real apoferritin pairs.
+
+Every study is one `clearice compare`; all run side by side. A stage is `screen` (every loss alone
+and combinations, one seed, short) or `full` (those worth it, three seeds, full length).
+`CLEARICE_TEST_DATA` names the folder that holds `3j9i.pdb.gz` and `apoferritin/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from clearice import io, prepare, simulate
+from clearice.benchmark.timing import context
+from clearice.config import PrepareConfig, SimulateConfig
+from clearice.data import MANIFEST_NAME
+
+FOLDS = 4
+STUDIES = ["t20s-noisy", "t20s-clean", "apoferritin-0"]
+TWO_TARGETS = "debiased"
+# Power alone is no picture: these stand beside mse even in the screen of single losses.
+POWER_ALONE = [
+    "power-debiased",
+    "amplitude-debiased",
+    "log-power-debiased",
+    "gradient-magnitude-debiased",
+]
+SINGLE = [
+    "mse",
+    "l1",
+    "charbonnier",
+    "huber",
+    "log-power",
+    "amplitude",
+    "complex",
+    "fourier-l1",
+    "whitened",
+    "phase",
+    "frc",
+    "ncc",
+    "ssim",
+    "ms-ssim",
+    "gradient-l2",
+    "sobel-l1",
+    "sobel-magnitude",
+    "pyramid(mse)",
+    "bandpass(mse)",
+    "ssim-debiased",
+    *(f"mse + 0.1 {name}" for name in POWER_ALONE),
+]
+COMBINATIONS = [
+    "mse + 0.1 log-power",
+    "mse + 0.05 frc",
+    "mse + 0.3 frc",
+    "mse + 3 frc",
+    "mse + 10 frc",
+    "mse + frc(high=0.35)",
+    "mse + 3 frc(high=0.35)",
+    "mse + 10 frc(high=0.35)",
+    "mse + 3 frc(high=0.25)",
+    "mse + 0.3 phase(high=0.35)",
+    "0.2 mse + complex(power=0, high=0.35)",
+    "0.2 mse + complex(power=0.5, high=0.35)",
+    "0.2 mse + complex(power=0, high=0.35) + 3 frc(high=0.35)",
+    "pyramid(mse) + 3 frc(high=0.35)",
+    "mse + 0.02 gradient-l2",
+    "mse + 0.1 ssim-debiased",
+]
+FULL = [
+    "mse",
+    *(f"{1 - w:g} mse + {w:g} log-power" for w in (0.05, 0.1, 0.2)),
+    "mse + ncc",
+    "mse + frc(resolution=5)",
+    "mse + frc(resolution=4)",
+    "mse + 3 frc",
+    "mse + ncc + frc(resolution=4)",
+]
+BASE: dict[str, Any] = {
+    "batch_size": 4,
+    "patch_size": 512,
+    "validations": 4,
+    "allow_biased": True,
+}
+
+
+def simulation(*, quick: bool) -> SimulateConfig:
+    """Return the session: EMPIAR-10025's optics and dose at its physical pixel."""
+    specimen = str(Path(os.environ["CLEARICE_TEST_DATA"]) / "3j9i.pdb.gz")
+    size, count = (512, 6) if quick else (1024, 40)
+    return SimulateConfig(specimen=specimen, micrographs=count, size=size, frames=16, seed=1)
+
+
+def make_t20s(work: Path, device: torch.device, *, quick: bool) -> Path:
+    """Simulate and prepare T20S, once; 6 of 40 micrographs are held out."""
+    out = work / "t20s"
+    if not (out / MANIFEST_NAME).exists():
+        movies = simulate.run(simulation(quick=quick), work / "simulated", device)
+        settings = PrepareConfig(validation_fraction=0.05, test_fraction=0.15, dose_e_per_A2=53.0)
+        truth = work / "simulated" / "truth"
+        prepare.prepare_movies(movies, out, settings, truth, device=device)
+    return out
+
+
+def make_apoferritin(work: Path, fold: int) -> Path:
+    """Prepare the real pairs, once; a fold holds two of the eight out."""
+    out = work / f"apoferritin-{fold}"
+    if not (out / MANIFEST_NAME).exists():
+        folder = Path(os.environ["CLEARICE_TEST_DATA"]) / "apoferritin"
+        pairs = prepare.match_pairs(f"{folder}/*_frame.mrc", f"{folder}/*_rest.mrc")
+        settings = PrepareConfig(validation_fraction=0.0, test_fraction=0.0)
+        prepare.prepare_pairs(pairs, out, settings)
+        manifest = json.loads((out / MANIFEST_NAME).read_text(encoding="utf-8"))
+        entries = sorted(manifest["micrographs"], key=lambda entry: entry["name"])
+        for entry in entries[fold::FOLDS]:
+            entry["split"] = "test"
+        io.write_json(out / MANIFEST_NAME, manifest)
+    return out
+
+
+def grid_of(
+    study: str, steps: int, losses: list[str], networks: list[str], seeds: int
+) -> dict[str, Any]:
+    """Return what `clearice compare` is to train."""
+    cuda = torch.cuda.is_available()
+    base = {**BASE, "steps": steps, "precision": "bfloat16" if cuda else "float32"}
+    if not cuda:
+        base |= {"patch_size": 256}
+        networks = ["cnn3"]
+    if study.startswith("apoferritin"):  # few data: see docs/results/apoferritin.md
+        base |= {"dropout": 0.0 if not cuda else 0.2}
+        losses = [loss for loss in losses if TWO_TARGETS not in loss]
+    elif study == "t20s-clean":
+        base |= {"target": "clean"}
+        losses = [loss for loss in losses if TWO_TARGETS not in loss]
+    return {
+        "base": base,
+        "grid": {"loss": losses, "network": networks},
+        "seeds": list(range(seeds)),
+    }
+
+
+def condense(cell: dict[str, Any], *, curves: bool) -> dict[str, Any]:
+    """Keep of a cell what tables and curves are made from."""
+    scores = cell["scores"]
+    kept: dict[str, Any] = {
+        "loss": cell["settings"]["loss"],
+        "network": cell["settings"]["network"],
+        "seed": cell["settings"]["seed"],
+        "seconds": round(cell["training"]["wall_seconds"], 1),
+    }
+    for name, values in scores.items():
+        part = {key: values[key] for key in ("truth", "reference") if key in values}
+        for entry in part.values():
+            entry.pop("snr_db_per_micrograph", None)
+        if curves:
+            part["curves"] = {key: _rounded(curve) for key, curve in values["curves"].items()}
+        kept[name] = part
+    return kept
+
+
+def _rounded(curve: Any) -> Any:
+    if isinstance(curve, list):
+        return [None if value is None else float(f"{value:.4g}") for value in curve]
+    return curve
+
+
+def line(cell: dict[str, Any]) -> str:
+    """Return the scores of a cell in one line."""
+    text = " + ".join(f"{w} {term}" for term, w in cell["loss"].items())
+    out = f"{text} {cell['network']} s{cell['seed']} {cell['seconds']:.0f} s"
+    for part in ("full_dose", "pairs"):
+        for against in ("truth", "reference"):
+            scores = cell.get(part, {}).get(against)
+            if scores is None:
+                continue
+            if against == "truth":
+                out += f" snr {scores['snr_db']['denoised']:.3f}"
+            out += "".join(
+                f" {band}:{row['denoised']:.3f}" for band, row in scores["band_correlation"].items()
+            )
+            transfer = scores.get("band_signal_transfer", {})
+            out += " T " + " ".join(f"{t:.3f}" for t in list(transfer.values())[-3:] if t)
+    return out
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--work", type=Path, default=Path("losses-work"))
+    parser.add_argument("--stage", choices=["screen", "full"], default="screen")
+    parser.add_argument("--studies", nargs="+", default=STUDIES)
+    parser.add_argument("--losses", nargs="+", help="instead of those of the stage")
+    parser.add_argument("--networks", nargs="+", default=["unet"])
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--seeds", type=int)
+    parser.add_argument("--jobs-per-device", type=int, nargs="+", default=[1], help="a study")
+    parser.add_argument("--limit", type=float, help="seconds after which what is done is collected")
+    parser.add_argument("--quick", action="store_true", help="tiny, to try the script")
+    given = parser.parse_args()
+    screen = given.stage == "screen"
+    given.steps = given.steps or (600 if screen else 3000)
+    given.seeds = given.seeds or (1 if screen else 3)
+    given.losses = given.losses or (SINGLE + COMBINATIONS if screen else FULL)
+    return given
+
+
+def start(given: argparse.Namespace, study: str, jobs: int) -> subprocess.Popen[bytes]:
+    """Prepare the data of a study and start its comparison."""
+    if study.startswith("t20s"):
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        dataset = make_t20s(given.work, device, quick=given.quick)
+    else:
+        dataset = make_apoferritin(given.work, int(study.split("-")[1]))
+    out = given.work / f"{given.stage}-{study}"
+    out.mkdir(parents=True, exist_ok=True)
+    grid = given.work / f"{given.stage}-{study}.yaml"
+    values = grid_of(study, given.steps, given.losses, given.networks, given.seeds)
+    grid.write_text(yaml.safe_dump(values), encoding="utf-8")
+    command = [sys.executable, "-c", "from clearice.cli import main; main()", "compare"]
+    command += [str(dataset), "--grid", str(grid)]
+    command += ["--out", str(out), "--jobs-per-device", str(jobs)]
+    return subprocess.Popen(command)
+
+
+def main() -> None:
+    """Run the studies of one stage side by side, then collect what is done."""
+    given = arguments()
+    started = time.monotonic()
+    jobs = given.jobs_per_device * len(given.studies)
+    running = [start(given, *each) for each in zip(given.studies, jobs, strict=False)]
+    for process in running:
+        left = None if given.limit is None else max(1, started + given.limit - time.monotonic())
+        try:
+            process.wait(left)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+    for process in running:
+        process.wait()
+    results: dict[str, Any] = {}
+    for study in given.studies:
+        cells = sorted((given.work / f"{given.stage}-{study}" / "cells").glob("*/scores.json"))
+        curves = given.stage == "full"
+        results[study] = [condense(json.loads(c.read_text()), curves=curves) for c in cells]
+        print(study, len(results[study]))
+        for cell in results[study]:
+            print("  ", line(cell))
+    io.ensure_folder(given.out.parent)
+    about = {
+        "context": context(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
+        "settings": {"base": BASE, "steps": given.steps, "seeds": given.seeds},
+        "simulation": simulation(quick=given.quick).model_dump() | {"specimen": "3j9i.pdb.gz"},
+        "seconds": round(time.monotonic() - started),
+    }
+    io.write_json(given.out, {**about, "studies": results})
+
+
+if __name__ == "__main__":
+    main()
