@@ -19,13 +19,22 @@ from typing import Any
 
 import torch
 import yaml
+from matplotlib.figure import Figure
 
 from clearice import io, prepare, simulate
 from clearice.benchmark.timing import context
 from clearice.config import PrepareConfig, SimulateConfig
 from clearice.data import MANIFEST_NAME
+from clearice.loss_spec import parse_loss
 
 FOLDS = 4
+CURVES = (
+    "frequency_per_angstrom",
+    "correlation_with_truth_denoised",
+    "signal_transfer_truth",
+    "signal_transfer",
+    "gain",
+)
 STUDIES = ["t20s-noisy", "t20s-clean", "apoferritin-0"]
 TWO_TARGETS = "debiased"
 # Power alone is no picture: these stand beside mse even in the screen of single losses.
@@ -151,27 +160,59 @@ def grid_of(
 
 def condense(cell: dict[str, Any], *, curves: bool) -> dict[str, Any]:
     """Keep of a cell what tables and curves are made from."""
-    scores = cell["scores"]
     kept: dict[str, Any] = {
         "loss": cell["settings"]["loss"],
         "network": cell["settings"]["network"],
         "seed": cell["settings"]["seed"],
         "seconds": round(cell["training"]["wall_seconds"], 1),
     }
-    for name, values in scores.items():
+    for name, values in cell["scores"].items():
         part = {key: values[key] for key in ("truth", "reference") if key in values}
         for entry in part.values():
             entry.pop("snr_db_per_micrograph", None)
-        if curves:
-            part["curves"] = {key: _rounded(curve) for key, curve in values["curves"].items()}
+        if curves and kept["seed"] == 0:
+            part["curves"] = {
+                key: values["curves"][key] for key in CURVES if key in values["curves"]
+            }
         kept[name] = part
-    return kept
+    return _rounded(kept)
 
 
-def _rounded(curve: Any) -> Any:
-    if isinstance(curve, list):
-        return [None if value is None else float(f"{value:.4g}") for value in curve]
-    return curve
+def _rounded(value: Any) -> Any:
+    """Keep four digits of every number."""
+    if isinstance(value, dict):
+        return {key: _rounded(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_rounded(entry) for entry in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def draw(cells: Path, losses: list[str], out: Path) -> None:
+    """Draw crops of one held-out micrograph, plain at the truth's grey levels, 8–4 Å at its own."""
+    folders = {}
+    for record in sorted(cells.glob("*/scores.json")):
+        settings = json.loads(record.read_text())["settings"]
+        name = next((loss for loss in losses if parse_loss(loss) == settings["loss"]), None)
+        if settings["seed"] == 0 and name and (record.parent / "crops").is_dir():
+            folders[name] = record.parent / "crops"
+    if not folders:
+        return
+    first = next(iter(folders.values()))
+    shown = [("truth", first, "truth"), ("raw", first, "raw")]
+    shown += [(loss, folders[loss], "denoised") for loss in losses if loss in folders]
+    shown = [each for each in shown if (each[1] / f"{each[2]}.mrc").exists()]
+    figure = Figure(figsize=(2.6 * len(shown), 5.6), layout="constrained")
+    axes = figure.subplots(2, len(shown), squeeze=False)
+    for row, suffix in enumerate(("", "-detail")):
+        images = [io.read_micrograph(f / f"{r}{suffix}.mrc").pixels for _, f, r in shown]
+        level = torch.quantile(images[0].flatten(), torch.tensor([0.005, 0.995])).tolist()
+        for axis, image, (title, _, role) in zip(axes[row], images, shown, strict=True):
+            own = torch.quantile(image.flatten(), torch.tensor([0.005, 0.995])).tolist()
+            low, high = own if suffix or role == "raw" else level
+            axis.imshow(image.numpy(), cmap="gray", vmin=low, vmax=high)
+            axis.set_title(title if row == 0 else "8–4 Å", fontsize=8)
+            axis.set_axis_off()
+    figure.savefig(out, dpi=110, pil_kwargs={"quality": 80})
 
 
 def line(cell: dict[str, Any]) -> str:
@@ -205,6 +246,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int)
     parser.add_argument("--seeds", type=int)
     parser.add_argument("--jobs-per-device", type=int, nargs="+", default=[1], help="a study")
+    parser.add_argument("--pictures", type=Path, help="folder for crops of each study")
     parser.add_argument("--limit", type=float, help="seconds after which what is done is collected")
     parser.add_argument("--quick", action="store_true", help="tiny, to try the script")
     given = parser.parse_args()
@@ -251,6 +293,10 @@ def main() -> None:
     for study in given.studies:
         cells = sorted((given.work / f"{given.stage}-{study}" / "cells").glob("*/scores.json"))
         curves = given.stage == "full"
+        if given.pictures:
+            io.ensure_folder(given.pictures)
+            out = given.pictures / f"losses-{study}.jpg"
+            draw(given.work / f"{given.stage}-{study}" / "cells", given.losses, out)
         results[study] = [condense(json.loads(c.read_text()), curves=curves) for c in cells]
         print(study, len(results[study]))
         for cell in results[study]:
