@@ -21,11 +21,19 @@ import torch
 import yaml
 from matplotlib.figure import Figure
 
-from clearice import io, prepare, simulate
+from clearice import io, prepare, simulate, train
 from clearice.benchmark.timing import context
-from clearice.config import PrepareConfig, SimulateConfig
+from clearice.config import (
+    CompareConfig,
+    PrepareConfig,
+    SimulateConfig,
+    TrainConfig,
+    load_config,
+)
 from clearice.data import MANIFEST_NAME
+from clearice.errors import BatchError, TrainingInterruptedError
 from clearice.loss_spec import parse_loss
+from clearice.workflows.compare.variants import cells_of, variants_of
 
 FOLDS = 4
 CURVES = (
@@ -164,7 +172,7 @@ def condense(cell: dict[str, Any], *, curves: bool) -> dict[str, Any]:
         "loss": cell["settings"]["loss"],
         "network": cell["settings"]["network"],
         "seed": cell["settings"]["seed"],
-        "seconds": round(cell["training"]["wall_seconds"], 1),
+        "seconds": round(cell["training"]["seconds"], 1),
     }
     for name, values in cell["scores"].items():
         part = {key: values[key] for key in ("truth", "reference") if key in values}
@@ -187,10 +195,49 @@ def _rounded(value: Any) -> Any:
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
-def draw(cells: Path, losses: list[str], out: Path) -> None:
+def done_cells(work: Path, study: str) -> list[Path]:
+    """Return the score files of the cells of a study's grid; older grids may have left others."""
+    grid = work / f"{study}.yaml"
+    compare = load_config(CompareConfig, grid, {})
+    cells = cells_of(variants_of(compare, str(grid)), compare.seeds)
+    wanted = {cell.name: _computed(cell.config.model_dump(mode="json")) for cell in cells}
+    found = sorted((work / study / "cells").glob("*/scores.json"))
+    settings = {path: json.loads(path.read_text())["settings"] for path in found}
+    return [path for path in found if wanted.get(path.parent.name) == _computed(settings[path])]
+
+
+def _computed(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that change what a training computes."""
+    values = TrainConfig().model_dump(mode="json") | settings
+    return {key: value for key, value in values.items() if key not in train.FREE_ON_RESUME}
+
+
+def failures_of(out: Path, code: int, started: float, *, stopped: bool) -> list[str]:
+    """Return which trainings of a comparison failed.
+
+    Args:
+        out: Its folder.
+        code: Its exit status.
+        started: When, in seconds since the epoch.
+        stopped: It was asked to stop.
+
+    Raises:
+        SystemExit: It broke down otherwise, so that there is nothing to collect.
+    """
+    if code == 0 or (code == TrainingInterruptedError.exit_code and stopped):
+        return []
+    results = out / "results.json"
+    written = results.exists() and results.stat().st_mtime >= started
+    failures: list[str] = json.loads(results.read_text())["about"]["failures"] if written else []
+    if code != BatchError.exit_code or not failures:
+        raise SystemExit(f"{out}: the comparison ended with code {code}")
+    return failures
+
+
+def draw(cells: list[Path], losses: list[str], out: Path) -> None:
     """Draw crops of one held-out micrograph, plain at the truth's grey levels, 8–4 Å at its own."""
     folders = {}
-    for record in sorted(cells.glob("*/scores.json")):
+    for record in cells:
         settings = json.loads(record.read_text())["settings"]
         name = next((loss for loss in losses if parse_loss(loss) == settings["loss"]), None)
         if settings["seed"] == 0 and name and (record.parent / "crops").is_dir():
@@ -278,27 +325,31 @@ def start(given: argparse.Namespace, study: str, jobs: int) -> subprocess.Popen[
 def main() -> None:
     """Run the studies of one stage side by side, then collect what is done."""
     given = arguments()
-    started = time.monotonic()
+    started, began = time.monotonic(), time.time()
     jobs = given.jobs_per_device * len(given.studies)
     running = [start(given, *each) for each in zip(given.studies, jobs, strict=False)]
+    stopped = set()
     for process in running:
         left = None if given.limit is None else max(1, started + given.limit - time.monotonic())
         try:
             process.wait(left)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGINT)
-    for process in running:
-        process.wait()
+            stopped.add(process)
+    codes = [process.wait() for process in running]
     results: dict[str, Any] = {}
-    for study in given.studies:
-        cells = sorted((given.work / f"{given.stage}-{study}" / "cells").glob("*/scores.json"))
+    failures: dict[str, list[str]] = {}
+    for study, process, code in zip(given.studies, running, codes, strict=True):
+        folder = given.work / f"{given.stage}-{study}"
+        failures[study] = failures_of(folder, code, began, stopped=process in stopped)
+        cells = done_cells(given.work, folder.name)
         curves = given.stage == "full"
         if given.pictures:
             io.ensure_folder(given.pictures)
             out = given.pictures / f"losses-{study}.jpg"
-            draw(given.work / f"{given.stage}-{study}" / "cells", given.losses, out)
+            draw(cells, given.losses, out)
         results[study] = [condense(json.loads(c.read_text()), curves=curves) for c in cells]
-        print(study, len(results[study]))
+        print(study, len(results[study]), "done,", len(failures[study]), "failed")
         for cell in results[study]:
             print("  ", line(cell))
     io.ensure_folder(given.out.parent)
@@ -308,7 +359,7 @@ def main() -> None:
         "simulation": simulation(quick=given.quick).model_dump() | {"specimen": "3j9i.pdb.gz"},
         "seconds": round(time.monotonic() - started),
     }
-    io.write_json(given.out, {**about, "studies": results})
+    io.write_json(given.out, {**about, "failures": failures, "studies": results})
 
 
 if __name__ == "__main__":

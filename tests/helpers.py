@@ -123,6 +123,8 @@ def random_weights(network: str, seed: int = 0) -> dict[str, Tensor]:
     for name, value in weights.items():
         scale = value[0].numel() ** -0.5 if value.ndim > 1 else 0.1
         weights[name] = scale * torch.randn(value.shape, generator=generator)
+        if name.endswith("running_var"):
+            weights[name] = 1 + weights[name].abs()
     return weights
 
 

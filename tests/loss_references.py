@@ -203,7 +203,7 @@ def _power_debiased(p: Image, a: Image, b: Image, bins: int = 64, high: float = 
 
 
 def _amplitude_debiased(
-    p: Image, a: Image, b: Image, bins: int = 64, high: float = 0.5, floor: float = 0.01
+    p: Image, a: Image, b: Image, bins: int = 64, high: float = 0.5, floor: float = 0.3
 ) -> float:
     total = 0.0
     for share, q, Q in _ring_powers(p, a, b, bins, high):
@@ -213,7 +213,7 @@ def _amplitude_debiased(
 
 
 def _log_power_debiased(
-    p: Image, a: Image, b: Image, bins: int = 64, high: float = 0.5, floor: float = 0.01
+    p: Image, a: Image, b: Image, bins: int = 64, high: float = 0.5, floor: float = 0.3
 ) -> float:
     total = 0.0
     for share, q, Q in _ring_powers(p, a, b, bins, high):

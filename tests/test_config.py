@@ -213,6 +213,8 @@ def test_a_loss_may_be_text_or_a_mapping_with_ramps() -> None:
     ramp = {"initial": 0, "final": 0.1, "start": 0.2, "end": 0.5}
     mapping = TrainConfig.model_validate({"loss": {"mse": 1, "frc( bins=32 )": ramp}})
     assert text == mapping
+    words = {"mse": 1, "frc(bins=32)": "0->0.1@0.2-0.5"}
+    assert TrainConfig.model_validate({"loss": words}) == mapping
     assert mapping.loss["frc(bins=32)"] == Ramp(initial=0, final=0.1, start=0.2, end=0.5)
 
 
@@ -224,7 +226,10 @@ def test_a_loss_may_be_text_or_a_mapping_with_ramps() -> None:
         ({"mse": 1, "l1": -0.1}, "none below"),
         ({}, "at least one weight above 0"),
         ({"m se": 1}, "cannot read 'se'"),
-        ({"frc": {"initial": 0, "final": 1, "stop": 2}}, "loss.frc"),
+        ({"frc": {"initial": 0, "final": 1, "stop": 2}}, "'frc': stop: Extra inputs"),
+        ({"frc": "much"}, "'frc': loss 'much term': cannot read"),
+        ({"frc": math.inf}, "'frc': inf is no weight"),
+        ({"frc(bins=4, high=0.4)": 1, "frc(high=0.4,bins=4)": 2}, "stands twice"),
         ({"frc": {"initial": 0, "final": 1, "start": 0.5, "end": 0.5}}, "start must be before end"),
         ({"frc": {"initial": 0, "final": 0}}, "stays 0"),
     ],

@@ -17,7 +17,7 @@ from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
 from clearice import io
-from clearice.errors import CheckpointError, UnknownNameError
+from clearice.errors import CheckpointError, ConfigError, UnknownNameError
 from clearice.networks import build_network
 
 BEST_NAME = "best.safetensors"
@@ -163,7 +163,7 @@ def load_model(model: Path) -> tuple[nn.Module, ModelInfo]:
         with torch.random.fork_rng(devices=[]):
             network = build_network(info.network)
         network.load_state_dict(_part(tensors, _MODEL_PREFIX))
-    except (UnknownNameError, RuntimeError) as error:
+    except (UnknownNameError, ConfigError, RuntimeError) as error:
         raise _misfit(path, error) from None
     return network.eval(), info
 

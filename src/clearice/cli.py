@@ -287,7 +287,11 @@ def train(
     cache: Cache | None = None,
     stream: Annotated[bool, Parameter(negative="")] = False,
     workers: int | None = None,
-    precision: Precision | None = None,
+    precision: Precision | Literal["float16"] | None = None,
+    schedule: Literal["constant", "cosine", "one-cycle", "step", "plateau"] | None = None,
+    accumulate: int | None = None,
+    recompute_activations: Annotated[bool | None, Parameter(negative="")] = None,
+    stop_after: int | None = None,
     compile: bool | None = None,  # noqa: A002  (the option's name)
     cuda_graph: bool | None = None,
     seed: int | None = None,
@@ -319,6 +323,10 @@ def train(
         stream: The same as --cache stream.
         workers: Threads that read patches.
         precision: Of the network.
+        schedule: Of the learning rate.
+        accumulate: Pieces in which each batch is worked on, to save memory.
+        recompute_activations: Compute activations twice instead of keeping them, to save memory.
+        stop_after: Validations without a higher held-out correlation that end the run.
         compile: Use torch.compile.
         cuda_graph: On CUDA, replay the step as one graph.
         seed: Seed of weights and samples.
@@ -353,24 +361,32 @@ def train(
         "cache": "stream" if stream else cache,
         "workers": workers,
         "precision": precision,
+        "schedule": schedule,
+        "accumulate": accumulate,
+        "recompute_activations": recompute_activations,
+        "stop_after": stop_after,
         "compile": compile,
         "cuda_graph": cuda_graph,
         "seed": seed,
     }
     settings = _resumed_settings(out, config, resume) or config
     values = load_config(TrainConfig, settings, overrides)
-    with progress_bar("train") as update:
+    here = room.find_place()
+    chosen = _device(here.device_name(device), quiet=not here.first)
+    with progress_bar("train", quiet=not here.first) as update:
         result = room.run(
             dataset,
             out,
             values,
-            _device(device),
+            chosen,
             resume=resume,
+            here=here,
             report=lambda progress: update(progress.step, progress.total, _note(progress)),
             tick=update,
             say=say,
         )
-    print(f"{result.model}: {result.steps} steps in {result.seconds:.0f} s")
+    if here.first:
+        print(f"{result.model}: {result.steps} steps in {result.seconds:.0f} s")
 
 
 def _resumed_settings(out: Path, config: Path | None, resume: bool) -> Path | None:
@@ -384,8 +400,14 @@ def _resumed_settings(out: Path, config: Path | None, resume: bool) -> Path | No
 def _note(progress: TrainReport) -> str:
     parts = ", ".join(f"{name} {value:.4g}" for name, value in progress.parts.items())
     note = f"{parts}, {progress.patches_per_second:.0f} patches/s"
+    if progress.device_memory_bytes is not None:
+        note += f", {progress.device_memory_bytes / 2**30:.1f} GiB"
     if progress.validation is not None:
         note += f", validation mse {progress.validation.mse:.5g}"
+        if progress.validation.correlation is not None:
+            note += f", correlation {progress.validation.correlation:.3f}"
+    if progress.skipped:
+        note += f", {progress.skipped} steps left out (no finite gradient)"
     return note
 
 
@@ -672,14 +694,15 @@ def _verify(dataset: Path) -> None:
     say(f"{dataset}: every file is as it was written")
 
 
-def _device(name: str) -> Any:
+def _device(name: str, *, quiet: bool = False) -> Any:
     """Choose the device and say which one it is."""
     from clearice.console import say
     from clearice.devices import choose_device, describe_device
 
     device = choose_device(name)
     fallback = ": no GPU found" if name == "auto" and device.type == "cpu" else ""
-    say(f"device: {describe_device(device)}{fallback}")
+    if not quiet:
+        say(f"device: {describe_device(device)}{fallback}")
     return device
 
 

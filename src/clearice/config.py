@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from clearice.errors import ConfigError, InputFileError, did_you_mean
-from clearice.loss_spec import Ramp, Weight, parse_loss, parse_term
+from clearice.loss_spec import Ramp, Weight, parse_loss, parse_term, parse_weight
 
 Model = TypeVar("Model", bound="Config")
 Read = TypeVar("Read")
@@ -118,6 +118,15 @@ class PrepareConfig(Config):
         return self
 
 
+class StageConfig(Config):
+    """A part of a training that goes from coarse to fine."""
+
+    scale: int = Field(ge=1, le=16, description="pixels along the edge of one that is trained on")
+    share: float | None = Field(
+        None, gt=0, lt=1, description="of the steps; the last stage takes what is left"
+    )
+
+
 class TrainConfig(Config):
     """How a network is trained."""
 
@@ -142,7 +151,9 @@ class TrainConfig(Config):
     batch_size: int = Field(8, ge=1, description="patches in a step")
     patch_size: int = Field(256, ge=16, description="edge of the square patch, px")
     learning_rate: float = Field(1e-3, gt=0, le=1, description="peak of the schedule")
-    schedule: Literal["constant", "cosine"] = Field("cosine", description="after the warm-up")
+    schedule: Literal["constant", "cosine", "one-cycle", "step", "plateau"] = Field(
+        "cosine", description="of the learning rate, after the warm-up"
+    )
     warmup_fraction: float = Field(0.02, ge=0, lt=1, description="share of the steps")
     dropout: float = Field(
         0.0, ge=0, lt=1, description="share of channels dropped; 0.2 helps where data are few"
@@ -162,7 +173,9 @@ class TrainConfig(Config):
     window: int = Field(
         16, ge=1, description="micrographs drawn from at a time, so that disks can read them whole"
     )
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="of the network")
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="of the network"
+    )
     compile: bool = Field(False, description="torch.compile the network")
     cuda_graph: bool = Field(
         True, description="on CUDA, replay the step as one graph: no time is lost to launches"
@@ -175,7 +188,62 @@ class TrainConfig(Config):
     )
     validations: int = Field(20, ge=1, description="validations over the whole run")
     checkpoint_seconds: float = Field(60.0, gt=0, description="longest time between saves, s")
+    keep: int = Field(0, ge=0, description="numbered checkpoints kept beside the last and the best")
+    samples: int = Field(
+        3, ge=0, le=64, description="most held-out patches in the picture of each validation"
+    )
+    tensorboard: bool = Field(
+        False, description="write scalars and pictures for TensorBoard (an extra package)"
+    )
     seed: int = Field(0, ge=0, description="seed of weights and samples")
+    decay_factor: float = Field(
+        0.5, gt=0, lt=1, description="of the learning rate, in schedules `step` and `plateau`"
+    )
+    decay_every: float = Field(
+        0.25, gt=0, le=1, description="share of the steps after which `step` lowers the rate"
+    )
+    plateau_patience: int = Field(
+        2, ge=0, description="validations without a lower error before `plateau` lowers the rate"
+    )
+    most_skipped: int = Field(
+        20, ge=1, description="steps in a row without a finite gradient before training stops"
+    )
+    accumulate: int = Field(
+        1, ge=1, description="pieces in which each batch is worked on, to save memory"
+    )
+    recompute_activations: bool = Field(
+        False, description="compute activations twice instead of keeping them, to save memory"
+    )
+    contrast_jitter: float = Field(
+        0.0, ge=0, lt=1, description="largest relative change of contrast, of input and target"
+    )
+    mean_jitter: float = Field(
+        0.0, ge=0, description="largest shift of their mean, in standard deviations"
+    )
+    stages: tuple[StageConfig, ...] = Field(
+        (), description="coarse to fine: scales, and their shares of the steps; none: full scale"
+    )
+    output_scale: Literal["auto"] | Annotated[float, Field(gt=0)] = Field(
+        "auto", description="factor on the network's output; `auto` is about that of the signal"
+    )
+    best_by: Literal["mse", "correlation"] = Field(
+        "mse", description="held-out score that marks the best weights"
+    )
+    stop_after: int | None = Field(
+        None, ge=1, description="validations without a higher held-out correlation that end the run"
+    )
+
+    @field_validator("stages")
+    @classmethod
+    def _stages_fill_the_run(cls, stages: tuple[StageConfig, ...]) -> tuple[StageConfig, ...]:
+        shares = [stage.share for stage in stages]
+        if not stages:
+            return stages
+        if shares[-1] is not None or None in shares[:-1]:
+            raise ValueError("every stage but the last needs a share of the steps, the last none")
+        if sum(share or 0.0 for share in shares) >= 1:
+            raise ValueError("the shares of the stages leave no steps to the last one")
+        return stages
 
     @field_validator("loss", mode="before")
     @classmethod
@@ -183,7 +251,7 @@ class TrainConfig(Config):
         if isinstance(loss, str):
             return _or_value_error(parse_loss, loss)
         if isinstance(loss, dict):
-            return {str(_or_value_error(parse_term, str(term))): w for term, w in loss.items()}
+            return _read_mapping(loss)
         return loss
 
     @field_validator("loss")
@@ -193,6 +261,20 @@ class TrainConfig(Config):
         if not any(weights) or min(weights) < 0:
             raise ValueError("needs at least one weight above 0, and none below")
         return loss
+
+
+def _read_mapping(loss: dict[Any, Any]) -> dict[str, Weight]:
+    """Read weights by term; two spellings of one term are refused."""
+    weights: dict[str, Weight] = {}
+    for text, given in loss.items():
+        term = str(_or_value_error(parse_term, str(text)))
+        if term in weights:
+            raise ValueError(f"'{term}' stands twice; give it one weight")
+        try:
+            weights[term] = parse_weight(given)
+        except ConfigError as error:
+            raise ValueError(f"'{term}': {error}") from None
+    return weights
 
 
 def _or_value_error(read: Callable[[str], Read], text: str) -> Read:

@@ -24,8 +24,13 @@ def say(message: str) -> None:
 
 
 @contextmanager
-def progress_bar(label: str) -> Iterator[ProgressCallback]:
-    """Show a bar on standard error and yield its update: ``update(done, total, note=None)``."""
+def progress_bar(label: str, *, quiet: bool = False) -> Iterator[ProgressCallback]:
+    """Show a bar on standard error and yield its update: ``update(done, total, note=None)``.
+
+    Args:
+        label: What is being done.
+        quiet: Show nothing.
+    """
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
@@ -35,7 +40,7 @@ def progress_bar(label: str) -> Iterator[ProgressCallback]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as bar:
         task = bar.add_task(label, total=None, note="")
 
         def update(done: int, total: int, note: str | None = None) -> None:

@@ -103,6 +103,10 @@ class TrainingInterruptedError(ClearIceError):
     exit_code = 130
 
 
+class RankLostError(ClearIceError):
+    """Another process of the same training is gone, or was never there."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the nearest known name, or an empty string."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)

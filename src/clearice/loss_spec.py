@@ -12,19 +12,20 @@ given). A term without a weight counts 1; one of weight 0 is watched and not tra
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Final, NoReturn, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from clearice.errors import ConfigError
 
 _EXAMPLE: Final = "write for instance 'mse + 0.05 frc'"
 _NUMBER: Final = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _WEIGHT: Final = re.compile(
-    rf"({_NUMBER})(?:\s*->\s*({_NUMBER})(?:\s*@\s*({_NUMBER})\s*-\s*({_NUMBER}))?)?\s*\*?\s+"
-    rf"|({_NUMBER})\s*\*\s*"
+    rf"({_NUMBER})(?:\s*->\s*({_NUMBER})(?:\s*@\s*({_NUMBER})\s*-\s*({_NUMBER}))?)?"
+    r"(?:\s*\*\s*|\s+)"
 )
 _NAME: Final = re.compile(r"[a-z][a-z0-9-]*")
 _OPTION: Final = re.compile(rf"([a-z][a-z0-9_]*)\s*=\s*(-?{_NUMBER})")
@@ -46,7 +47,7 @@ class LossTerm:
 
     def __str__(self) -> str:
         arguments = [] if self.inner is None else [str(self.inner)]
-        arguments += [f"{name}={value:g}" for name, value in self.options]
+        arguments += [f"{name}={_shown(value)}" for name, value in self.options]
         return f"{self.name}({', '.join(arguments)})" if arguments else self.name
 
 
@@ -112,6 +113,34 @@ def parse_term(text: str) -> LossTerm:
     return term
 
 
+def parse_weight(given: object) -> Weight:
+    """Read a weight: a number, `a->b@s-e`, or a mapping with the fields of `Ramp`.
+
+    Raises:
+        ConfigError: It is none of these.
+    """
+    if isinstance(given, Ramp):
+        return given
+    if isinstance(given, str):
+        (weight,) = parse_loss(f"{given} term").values()
+        return weight
+    if isinstance(given, dict):
+        try:
+            return Ramp.model_validate(given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = "".join(f"{key}: " for key in first["loc"])
+            raise ConfigError(where + first["msg"].removeprefix("Value error, ")) from None
+    if isinstance(given, int | float) and not isinstance(given, bool) and math.isfinite(given):
+        return float(given)
+    raise ConfigError(f"{given!r} is no weight; write a number or for instance 0->0.1@0.2-0.5")
+
+
+def _shown(value: float) -> str:
+    """Write a number so that it is read back the same."""
+    return repr(value).removesuffix(".0")
+
+
 class _Reader:
     """Walks through the text of a loss."""
 
@@ -135,12 +164,12 @@ class _Reader:
         found = self._match(_WEIGHT)
         if found is None:
             return 1.0
-        first, final, start, end, starred = found.groups()
+        first, final, start, end = found.groups()
         if final is None:
-            return float(first or starred)
+            return self._finite(first)
         span = {} if start is None else {"start": float(start), "end": float(end)}
         try:
-            return Ramp(initial=float(first), final=float(final), **span)
+            return Ramp(initial=self._finite(first), final=self._finite(final), **span)
         except ValueError:
             self.fail(f"'{found[0].strip()}' is no ramp such as 0->0.1 or 0->0.1@0.2-0.5")
 
@@ -156,7 +185,7 @@ class _Reader:
                 if option is not None:
                     if option[1] in options:
                         self.fail(f"'{option[1]}' stands twice in '{found[0]}'")
-                    options[option[1]] = float(option[2])
+                    options[option[1]] = self._finite(option[2])
                 elif inner is None and not options:
                     inner = self.term()
                 else:
@@ -165,6 +194,12 @@ class _Reader:
                     break
                 self.expect(",")
         return LossTerm(found[0], tuple(sorted(options.items())), inner)
+
+    def _finite(self, text: str) -> float:
+        value = float(text)
+        if not math.isfinite(value):
+            self.fail(f"'{text}' is too large")
+        return value
 
     def _match(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
         found = pattern.match(self._text, self._at)

@@ -19,7 +19,7 @@ from clearice import checkpoint
 from clearice.checkpoint import Calibration
 from clearice.cli import run
 from clearice.data import Split
-from clearice.denoise import Denoiser, denoise_dataset, denoise_files
+from clearice.denoise import Denoiser, denoise_dataset, denoise_files, network
 from clearice.denoise.network import restore_amplitude
 from clearice.errors import CheckpointError
 from helpers import (
@@ -125,6 +125,26 @@ def test_a_model_without_calibration_is_refused(tmp_path: Path) -> None:
     assert str(path) in str(e.value)
     assert "--resume" in str(e.value)
     assert "\n" not in str(e.value)
+
+
+def test_other_weights_of_a_run_lead_to_those_that_are_calibrated(
+    tmp_path: Path, model: Path
+) -> None:
+    (tmp_path / "run").mkdir()
+    last = write_model(tmp_path / "run" / "last.safetensors")
+    best = last.with_name("best.safetensors")
+    best.write_bytes(model.read_bytes())
+    with pytest.raises(CheckpointError, match="which alone of a run is calibrated") as e:
+        Denoiser(last, CPU, restore_amplitude=True)
+    assert str(best) in str(e.value)
+    Denoiser(best, CPU, restore_amplitude=True)
+
+
+def test_large_images_are_restored_in_main_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network, "_LARGEST_ON_DEVICE_PX", 100)
+    for edge, place in ((10, "meta"), (11, "cpu")):
+        image = torch.empty(edge, edge, device="meta")
+        assert network._place_to_restore(image) == torch.device(place)
 
 
 def test_headers_say_that_amplitudes_were_restored(

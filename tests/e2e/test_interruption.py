@@ -18,7 +18,7 @@ from clearice import checkpoint
 from clearice.config import dump_config
 from clearice.data import open_dataset
 from clearice.errors import DatasetError
-from clearice.train.run import read_metrics
+from clearice.train.records import read_metrics
 from helpers import train_config, write_dataset, write_image
 
 _STEPS = 240

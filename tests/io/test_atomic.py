@@ -29,6 +29,18 @@ def test_a_file_appears_under_its_name_only_at_the_end(tmp_path: Path) -> None:
     assert _names(tmp_path) == ["x.txt"]
 
 
+def test_a_copy_is_whole_and_a_file_of_its_own(tmp_path: Path) -> None:
+    source, path = tmp_path / "source", tmp_path / "copy"
+    source.write_bytes(b"12345")
+    io.copy_file(source, path)
+    source.write_bytes(b"6")
+    assert path.read_bytes() == b"12345"
+    with pytest.raises(OutputError, match="cannot be written"):
+        io.copy_file(tmp_path / "missing", path)
+    assert path.read_bytes() == b"12345"
+    assert _names(tmp_path) == ["copy", "source"]
+
+
 def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "x.txt"
     path.write_text("old")

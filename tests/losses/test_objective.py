@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from clearice.errors import ConfigError, UnknownNameError
-from clearice.loss_spec import Ramp
+from clearice.loss_spec import Ramp, parse_loss
 from clearice.losses import LOSSES, Objective, balancing_scales, find_loss, weight_at
 from clearice.losses.debiased import power_debiased
 from clearice.losses.fourier import log_power
@@ -130,6 +130,13 @@ def test_a_loss_without_amplitude_needs_an_anchor_on_any_target() -> None:
         assert Objective({"power-debiased": 1.0}).refusal(noisy=noisy) is not None
         assert Objective({"frc": 1.0, "mse": 0.0}).refusal(noisy=noisy) is not None
         assert Objective({"frc": 1.0, "l1": 0.1}).refusal(noisy=noisy) is None
+        fading = Ramp(initial=1.0, final=0.0)
+        assert Objective({"mse": fading, "frc": 1.0}).refusal(noisy=noisy) is not None
+        for blind in ("complex(high=0.2)", "complex(low=0.1)", "gradient-l2", "bandpass(sobel-l1)"):
+            assert Objective({blind: 1.0, "frc": 1.0}).refusal(noisy=noisy) is not None
+            assert Objective({blind: 1.0, "mse": 0.1}).refusal(noisy=noisy) is None
+        assert Objective({"complex(power=2)": 1.0}).refusal(noisy=noisy) is None
+    assert Objective({"mse": 1.0, "ssim-debiased(sigma=2)": 1.0}).refusal(noisy=True) is not None
 
 
 def test_a_ramp_counts_by_the_share_of_the_training() -> None:
@@ -171,6 +178,9 @@ def test_balanced_losses_pull_as_much_as_the_first() -> None:
     output = objective(prediction, target, factors=factors)
     assert float(output.weighted["l1"]) == pytest.approx(float(factors[1] * output.parts["l1"]))
     assert balancing_scales(torch.tensor([2.0, 0.0])).tolist() == [1.0, 1.0]
+    # The first one is only watched.
+    assert balancing_scales(torch.tensor([0.0, 2.0, 4.0])).tolist() == [1.0, 1.0, 0.5]
+    assert balancing_scales(torch.zeros(2)).tolist() == [1.0, 1.0]
 
 
 def test_two_targets_reach_the_losses_that_ask_for_them() -> None:
@@ -205,11 +215,12 @@ def test_a_resolution_is_a_frequency_by_the_pixel_size() -> None:
         ("pyramid(frc(resolution=4))", "give high"),
         ("mse(resolution=4)", "it has no options"),
         ("frc(rings=4)", "its options: bins, high"),
+        ("0 power-debiased", "cannot be watched alone"),
     ],
 )
 def test_options_that_cannot_be_used_are_one_clear_line(loss: str, problem: str) -> None:
     with pytest.raises(ConfigError, match=problem) as error:
-        Objective({loss: 1.0})
+        Objective({"l1": 1.0, **parse_loss(loss)})
     assert "\n" not in str(error.value)
 
 
@@ -226,3 +237,20 @@ def test_fourier_losses_together_are_those_alone() -> None:
     for name in names:
         alone = Objective({name: 1.0})(prediction, target).parts[name]
         assert float(together[name]) == pytest.approx(float(alone), rel=1e-12)
+
+
+def test_patches_are_tried_before_anything_is_trained() -> None:
+    objective = Objective({"mse": 1.0, "pyramid(ssim-debiased)": 0.1})
+    objective.check(256)
+    with pytest.raises(
+        ConfigError, match=r"'pyramid\(ssim-debiased\)', patches of 128 px: "
+    ) as error:
+        objective.check(128)
+    assert "\n" not in str(error.value)
+
+
+def test_nothing_finer_than_the_corner_is_cut_off() -> None:
+    prediction, target = _pair(torch.float64)
+    all_of_it = Objective({"complex": 1.0})(prediction, target).total
+    finer = Objective({"complex(resolution=1)": 1.0}, 1.0)(prediction, target).total
+    assert float(finer) == float(all_of_it)

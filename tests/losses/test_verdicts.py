@@ -467,3 +467,28 @@ def test_the_bias_of_debiased_ssim_falls_with_the_window(generator: torch.Genera
     assert abs(float(wide.found) - 1) < SIGMAS * float(wide.error) + 0.01
     assert float(narrow.found) < float(wide.found) - SIGMAS * float(narrow.error)
     assert float(gain("ssim(sigma=8)").found) > 1.5
+
+
+@pytest.mark.parametrize("name", ["frc(bins=6)", "ncc"])
+def test_a_correlation_beside_mse_needs_noise_that_rules_the_target(
+    name: str, generator: torch.Generator
+) -> None:
+    # The input leaves open whether the signal is 2s or 0.2r: the answer is s + 0.1r.
+    signal, other = _images(Toy("mse", size=24), generator)
+    draws = 300
+    first = (torch.arange(draws) % 2 == 0).view(-1, 1, 1, 1)
+    truth = torch.where(first, 2 * signal, 0.2 * other)
+    mse, correlation = (bind(parse_term(term)).function for term in ("mse", name))
+
+    def found(noise: float) -> Estimate:
+        target = truth + noise * _noise(truth.shape, generator, "symmetric")
+
+        def loss(theta: Tensor) -> Tensor:
+            prediction = (theta[0] * signal + theta[1] * other).expand_as(target)
+            return mse(prediction, target) + 0.5 * correlation(prediction, target)
+
+        return _minimiser(loss, torch.tensor([0.8, 0.3], dtype=torch.float64))
+
+    noisy, clear = found(3.0), found(0.0)
+    assert abs(float(noisy.found[1]) - 0.1) < 4 * float(noisy.error[1])
+    assert abs(float(clear.found[1]) - 0.195) < 0.02  # the target of small norm counts for more

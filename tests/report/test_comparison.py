@@ -20,7 +20,7 @@ from PIL import Image
 
 from clearice.fourier import ring_sums
 from clearice.report import render_comparison
-from clearice.report.comparison import _common_range
+from clearice.report.comparison import _coloured, _common_range, _distance
 from clearice.report.figures import Line
 from clearice.report.pictures import DETAIL_PX, detail_crop, jpeg, levelled_crop
 from helpers import smooth_image, write_image
@@ -40,10 +40,13 @@ def _row(order: int, label: str, rank: int | None, snr: list[float]) -> dict[str
         "name": f"v{order}",
         "label": label,
         "rank": rank,
-        "bound": rank is None,
+        "bound": "clean" in label,
         "like_best": rank == 2,
         "settings": {"loss": {"mse": 1.0}, "steps": 7},
         "n": len(snr),
+        "asked": 2,
+        "complete": len(snr) == 2,
+        "merit": {"mean": mean["snr_db"], "spread": spread["snr_db"]},
         "mean": mean,
         "spread": spread,
         "against_first": {"snr_db": {"mean": mean["snr_db"] - 2.5, "spread": 0.0625}},
@@ -73,6 +76,9 @@ def _row(order: int, label: str, rank: int | None, snr: list[float]) -> dict[str
 def _results() -> dict[str, Any]:
     return {
         "context": {"device": "cpu"},
+        "contexts": [{"device": "H200", "torch": "2.1"}, {"device": "cpu", "torch": "2.2"}],
+        "sharing": [1, 8],
+        "reference": {"name": "v0", "label": "mse"},
         "about": {
             "detail_angstrom": [8, 4],
             "micrographs": ["a", "b"],
@@ -80,7 +86,6 @@ def _results() -> dict[str, Any]:
             "split": "test",
             "pixel_size_angstrom": 1.5,
             "weights": "last",
-            "jobs_per_device": 8,
             "failures": ["v9-seed0: <b>exploded</b>"],
             "grid": {"seeds": [0, 1]},
         },
@@ -150,7 +155,7 @@ def test_the_ranked_table_holds_means_spreads_and_baselines(page: Path) -> None:
     assert [[cell.replace("\xa0", " ") for cell in row] for row in ranked[1:]] == [
         ["1. mse + <i>0.05</i> frc", "best", "3.250\n± 0.125", "1.250"],
         ["2. mse", "−0.750\n≈ best", "2.500\n± 0.125", "0.250"],
-        ["bound: mse, target clean", "+0.750", "4.000", "2.250"],
+        ["bound: mse, target clean (1 of 2 seeds)", "+0.750", "4.000", "2.250"],
         ["raw", "", "0.125", "–"],
     ]
     assert [row[1].replace("\xa0", " ") for row in paired[1:]] == [
@@ -172,7 +177,8 @@ def test_the_page_stands_alone_and_escapes_what_it_shows(page: Path) -> None:
         assert markup not in text
         assert html.escape(markup) in text
     assert "2 held-out test micrographs" in text
-    assert "Up to 8 trainings shared a device" in text
+    assert "H200 and cpu; not all with the same torch 2.1, 2.2." in text
+    assert "Up to 8 trainings shared a device (not all alike)" in text
     assert "as they failed: 1 training." in text
     assert "steps: 7" in text
 
@@ -190,6 +196,24 @@ def test_figures_name_every_variant_and_what_they_are_compared_with(page: Path) 
     assert len(figures) == 4
     assert all("mse, target clean" in figure for figure in figures)
     assert ">truth<" in figures[3]
+
+
+def test_the_bound_and_the_reference_have_a_colour_among_many() -> None:
+    values = _results()
+    rows = [_row(order, f"v{order}", order, [2.0, 2.0]) for order in range(1, 12)]
+    values["variants"] = [*rows, _row(0, "mse", 12, [1.0, 1.0]), _row(12, "clean", None, [4.0])]
+    colours = _coloured(values)
+    assert list(colours) == [*(f"v{order}" for order in range(1, 7)), "v0", "v12"]
+    assert len(set(colours.values())) == 8
+
+
+def test_distances_are_those_from_one_where_one_is_best() -> None:
+    near, far = _row(0, "a", 1, [1.0, 1.0]), _row(1, "b", 2, [1.0, 1.0])
+    near["merit"], far["merit"] = {"mean": -0.1, "spread": None}, {"mean": -0.5, "spread": None}
+    far["like_best"] = False
+    for better, text in (("one", "+0.40"), ("low", "+0.40"), ("high", "−0.40")):
+        assert _distance(far, near, {"key": "x", "digits": 2, "better": better}) == text
+    assert _distance(near, near, {"key": "x", "digits": 2, "better": "one"}) == "best"
 
 
 def test_one_bad_loss_does_not_set_the_range_of_the_differences() -> None:
@@ -265,36 +289,73 @@ def test_given_grey_levels_are_used() -> None:
     assert abs(int(np.asarray(Image.open(streams.BytesIO(data))).max()) - 127) < 4
 
 
-@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
-def test_the_page_fits_phone_and_desktop(page: Path, tmp_path: Path) -> None:
+def _wide_results() -> dict[str, Any]:
+    """A comparison with every column that a ranking shows, and names as long as they get."""
+    values = _results()
+    names = ["snr_db", "rho", "psnr_db", "ssim", "truth_frc_8-4", "frc_8-4", "transfer_8-4"]
+    names += ["residual_noise", "bias", "seconds"]
+    values["columns"] = [
+        {"key": key, "label": f"{key.replace('_', ' ')}, 8–4 Å", "digits": 4, "better": "high"}
+        for key in names
+    ]
+    for row in values["variants"]:
+        row["label"] += ", 0.2 mse + complex(power=0.5,high=0.35) + 3 frc(high=0.35), unet-large"
+        row["mean"] = dict.fromkeys(names, -12.3456)
+        row["spread"] = dict.fromkeys(names, 0.1234)
+        row["against_first"] = {key: {"mean": -0.1234, "spread": 0.1234} for key in names}
+    return values
+
+
+def _measured(page: Path, widths: dict[str, int], folder: Path) -> dict[str, Any]:
+    """Lay the page out in frames of these widths, and return what their scripts measure."""
     text = html.escape(page.read_text(encoding="utf-8"))
-    widths = {"phone": 390, "desktop": 1440}
     frames = "".join(
         f'<iframe id="{name}" width="{width}" height="900" style="border:0" srcdoc="{text}">'
         "</iframe>"
         for name, width in widths.items()
     )
-    wrapper = tmp_path / "wrapper.html"
+    wrapper = folder / "wrapper.html"
     wrapper.write_text(
         f'<!doctype html><meta charset="utf-8"><body>{frames}<script>'
         "addEventListener('load', () => { const found = {}; for (const frame of "
         "document.querySelectorAll('iframe')) { const doc = frame.contentDocument; "
         "found[frame.id] = {scroll: doc.documentElement.scrollWidth, "
         "client: doc.documentElement.clientWidth, "
+        "boxes: [...doc.querySelectorAll('.scroll')].map((b) => [b.scrollWidth, b.clientWidth]), "
         "images: [...doc.images].map((image) => image.getBoundingClientRect().width)}; } "
         "document.body.textContent = 'RESULT' + JSON.stringify(found) + 'END'; });</script></body>",
         encoding="utf-8",
     )
     command = [
         *(str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
-        f"--user-data-dir={tmp_path / 'profile'}",
+        f"--user-data-dir={folder / 'profile'}",
         *("--window-size=1600,1000", "--virtual-time-budget=4000", "--dump-dom", wrapper.as_uri()),
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     match = re.search(r"RESULT(\{.*\})END", html.unescape(done.stdout))
     assert match, done.stdout[:500] + done.stderr[-500:]
-    for name, seen in json.loads(match[1]).items():
+    found: dict[str, Any] = json.loads(match[1])
+    return found
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+def test_the_page_fits_phone_and_desktop(page: Path, tmp_path: Path) -> None:
+    widths = {"phone": 390, "desktop": 1440}
+    for name, seen in _measured(page, widths, tmp_path).items():
         assert widths[name] - 20 <= seen["client"] <= widths[name]
         assert seen["scroll"] <= seen["client"]
         assert len(seen["images"]) == 10
         assert all(0 < width <= seen["client"] for width in seen["images"])
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+def test_no_column_is_cut_off_on_a_desktop_or_on_paper(tmp_path: Path) -> None:
+    page = render_comparison(_wide_results(), tmp_path, tmp_path / "report.html")
+    (seen,) = _measured(page, {"desktop": 1300}, tmp_path).values()
+    assert len(seen["boxes"]) == 6
+    assert all(needed <= given for needed, given in seen["boxes"])
+    # The rules for print, laid out on screen: A4 within margins of 1 cm, at 96 pixels an inch.
+    page.write_text(page.read_text(encoding="utf-8").replace("@media print", "@media all"))
+    (seen,) = _measured(page, {"paper": 718}, tmp_path).values()
+    assert all(needed <= given for needed, given in seen["boxes"])
+    assert seen["scroll"] <= seen["client"]

@@ -336,6 +336,24 @@ def test_crops_say_what_whole_images_say(tmp_path: Path, monkeypatch: pytest.Mon
     assert few.gain != cut.gain
 
 
+def test_crops_lie_everywhere_and_are_the_same_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Evenly spaced crops of a square grid would all lie at the left edge."""
+    dataset, _ = _write(tmp_path, 1.0)
+    monkeypatch.setattr(room, "_CROP_PX", 32)
+    monkeypatch.setattr(room, "_MOST_CROPS", 32)
+    entries = dataset.manifest.micrographs
+    chosen = room._chosen(entries)
+    assert chosen == room._chosen(entries)
+    assert len({(entry.name, str(window)) for entry, window in chosen}) == 32
+    assert len({window[1].start for _, window in chosen}) > 4
+    assert len({window[0].start for _, window in chosen}) > 4
+    assert {sum(e.name == entry.name for e, _ in chosen) for entry in entries} == {8}
+    monkeypatch.setattr(room, "_MOST_CROPS", 10_000)
+    assert len(room._chosen(entries)) == 4 * 64
+
+
 @pytest.mark.parametrize(
     ("gain", "words"),
     [((1.0, 0.9, 2.5, 1.0), "up to 2.50 times, at 4.8 Å"), ((1.0, 0.5), "prove nothing that")],

@@ -52,6 +52,16 @@ def test_a_finished_run_is_calibrated_once(dataset: Dataset, tmp_path: Path) -> 
     assert not list((tmp_path / "run").glob(".*.partial"))
 
 
+def test_a_run_can_do_without(dataset: Dataset, tmp_path: Path) -> None:
+    out, said = tmp_path / "run", list[str]()
+    config = train_config()
+    model = run(dataset.folder, out, config, CPU, calibrated=False, say=said.append).model
+    assert _calibration(model) is None
+    assert not any("amplitudes" in line for line in said)
+    run(dataset.folder, out, config, CPU, resume=True)
+    assert _calibration(model) is not None
+
+
 def test_calibration_changes_no_weight(dataset: Dataset, tmp_path: Path) -> None:
     config = train_config()
     with pytest.MonkeyPatch.context() as patch:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,8 +23,8 @@ from safetensors.torch import load_file
 from clearice import checkpoint
 from clearice.config import TrainConfig, dump_config
 from clearice.errors import CheckpointError, ConfigError, OutputError, TrainingInterruptedError
-from clearice.train import TrainReport, run
-from clearice.train.run import read_metrics
+from clearice.train import TrainReport, loop, run
+from clearice.train.records import _Journal, read_metrics
 from helpers import CPU, train_config, write_dataset
 
 
@@ -74,15 +80,42 @@ def test_six_steps_are_three_and_three(dataset: Path, tmp_path: Path, network: s
     assert _steps(tmp_path / "parts") == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_stop_request_from_the_system_is_heeded(dataset: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_stop_request_from_the_system_is_heeded(
+    dataset: Path, tmp_path: Path, number: signal.Signals
+) -> None:
     def stop(report: TrainReport) -> None:
         if report.step == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
 
     with pytest.raises(TrainingInterruptedError) as caught:
         run(dataset, tmp_path / "run", train_config(), CPU, report=stop)
     assert caught.value.exit_code == 130
     assert load_file(tmp_path / "run" / "last.safetensors")["optimizer.0.step"] == 2
+
+
+@pytest.mark.parametrize(
+    ("pause", "outcome"), [(0.0, TrainingInterruptedError), (0.3, KeyboardInterrupt)]
+)
+def test_a_second_request_ends_at_once_but_an_echo_does_not(
+    dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    pause: float,
+    outcome: type[BaseException],
+) -> None:
+    monkeypatch.setattr(loop, "_SAME_REQUEST_SECONDS", 0.2)
+
+    def stop(report: TrainReport) -> None:
+        if report.step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(pause)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(outcome):
+        run(dataset, tmp_path / "run", train_config(), CPU, report=stop)
+    saved = load_file(tmp_path / "run" / "last.safetensors")["optimizer.0.step"]
+    assert saved == (1 if outcome is KeyboardInterrupt else 2)
 
 
 def test_a_crash_between_two_saves(dataset: Path, tmp_path: Path) -> None:
@@ -147,7 +180,7 @@ import torch
 torch.set_num_threads(int(sys.argv[5]))
 from clearice.config import TrainConfig, load_config
 from clearice.train import run
-from clearice.train.run import METRICS_NAME
+from clearice.train.records import METRICS_NAME
 
 dataset, out, config, how = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
 written, calls = Path.write_bytes, 0
@@ -167,8 +200,160 @@ def tell(report):
 
 if how == "while writing":
     Path.write_bytes = die_while_writing
-run(dataset, out, load_config(TrainConfig, config, {}), torch.device("cpu"), report=tell)
+resume = how == "go on" and (out / "config.yaml").exists()
+config = load_config(TrainConfig, config, {})
+run(dataset, out, config, torch.device("cpu"), resume=resume, report=tell)
 """
+
+
+def _fill_disk(monkeypatch: pytest.MonkeyPatch, full: Callable[[Path], bool]) -> None:
+    """Let files of our choice be cut short, with the error of a full disk."""
+    written = Path.write_bytes
+
+    def write(path: Path, content: bytes) -> int:
+        if path.name.startswith((".last.", ".best.")) and full(path):
+            written(path, content[: len(content) // 2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return written(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", write)
+
+
+def test_a_disk_that_was_full_for_a_while_loses_nothing(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(dataset, tmp_path / "whole", train_config(), CPU)
+    out, step, said = tmp_path / "run", 0, list[str]()
+    saved: list[int] = []
+
+    def watch(report: TrainReport) -> None:
+        nonlocal step
+        step = report.step
+        if (out / "last.safetensors").exists():  # of the step before
+            saved.append(checkpoint.load_training(out / "last.safetensors")[2].progress["step"])
+
+    _fill_disk(monkeypatch, lambda path: 3 <= step <= 5)
+    run(dataset, out, train_config(), CPU, report=watch, say=said.append)
+    assert saved == [1, 2, 2, 2, 2]
+    warnings = [line for line in said if "No space left on device" in line]
+    assert len(warnings) == 3
+    assert all("goes on and tries again" in line for line in warnings)
+    _assert_same_run(tmp_path / "whole", out)
+    assert not list(out.glob(".*.partial"))
+
+
+def test_a_best_score_on_a_full_disk_is_written_later(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, step = tmp_path / "run", 0
+
+    def watch(report: TrainReport) -> None:
+        nonlocal step
+        step = report.step
+
+    run(dataset, tmp_path / "whole", train_config(learning_rate=0.5), CPU)
+    _fill_disk(monkeypatch, lambda path: step < 6)
+    run(dataset, out, train_config(learning_rate=0.5), CPU, report=watch)
+    _assert_same_run(tmp_path / "whole", out)
+    info = checkpoint.load_model(out)[1]
+    scores = [validation["mse"] for _, validation in _scores(out)]
+    assert info.step == 1 + scores.index(min(scores)) < 6
+
+
+def test_a_disk_that_stays_full_is_an_error_at_the_end(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, step = tmp_path / "run", 0
+
+    def watch(report: TrainReport) -> None:
+        nonlocal step
+        step = report.step
+
+    with monkeypatch.context() as patch:
+        _fill_disk(patch, lambda path: step > 3)
+        with pytest.raises(OutputError, match=r"No space left.*step 6 is not saved.*--resume"):
+            run(dataset, out, train_config(), CPU, report=watch)
+    assert step == 6
+    assert checkpoint.load_training(out / "last.safetensors")[2].progress["step"] == 3
+    run(dataset, tmp_path / "whole", train_config(), CPU)
+    run(dataset, out, train_config(), CPU, resume=True)
+    _assert_same_run(tmp_path / "whole", out)
+
+
+def test_metrics_that_a_full_disk_refused_are_written_later(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n')
+    journal = _Journal(path)
+    path.chmod(0o400)
+    aside = path.rename(tmp_path / "aside")
+    for line in ('{"step": 2}', '{"step": 3}'):
+        with pytest.raises(OutputError, match="cannot be written"):
+            journal.add(line)
+    aside.chmod(0o600)
+    aside.rename(path)
+    with path.open("a") as half:
+        half.write('{"step": 2')
+    journal.add('{"step": 4}')
+    assert [record["step"] for record in read_metrics(path)] == [1, 2, 3, 4]
+
+
+def test_the_last_checkpoints_are_kept_and_can_be_gone_on_from(
+    dataset: Path, tmp_path: Path
+) -> None:
+    out, config = tmp_path / "run", train_config(keep=3)
+    run(dataset, out, config, CPU)
+    kept = sorted(out.glob("step-*.safetensors"))
+    assert [path.name for path in kept] == [f"step-{s:09d}.safetensors" for s in (4, 5, 6)]
+    for step, path in zip((4, 5, 6), kept, strict=True):
+        assert checkpoint.load_training(path)[2].progress["step"] == step
+        assert checkpoint.load_model(path)[1].step == step
+    before = {n: value.clone() for n, value in load_file(out / "last.safetensors").items()}
+    shutil.copy(kept[0], out / "last.safetensors")
+    run(dataset, out, config.model_copy(update={"keep": 2}), CPU, resume=True)
+    after = load_file(out / "last.safetensors")
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert [int(p.stem[5:]) for p in sorted(out.glob("step-*"))] == [5, 6]
+    assert not list(out.glob(".*.partial"))
+
+
+def test_by_default_no_checkpoint_is_kept_beside_the_last_and_the_best(
+    dataset: Path, tmp_path: Path
+) -> None:
+    run(dataset, tmp_path / "run", train_config(), CPU)
+    names = {path.name for path in (tmp_path / "run").glob("*.safetensors")}
+    assert names == {"best.safetensors", "last.safetensors"}
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again_ends_as_if_it_were_not(
+    dataset: Path, tmp_path: Path
+) -> None:
+    config = train_config(steps=60, validations=6, checkpoint_seconds=1e-3, keep=2)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    moments = random.Random(7)
+    file = parts.with_suffix(".yaml")
+    file.write_text(dump_config(config))
+    threads = str(torch.get_num_threads())
+    command = [sys.executable, "-c", _CHILD, str(dataset), str(parts), str(file), "go on", threads]
+    kills = 0
+    for _ in range(40):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            process.stdout.readline()  # its first step
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(moments.uniform(0.0, 0.3))
+            process.kill()
+        if process.returncode == 0:
+            break
+        kills += 1
+    assert process.returncode == 0
+    assert kills > 2
+    run(dataset, whole, config, CPU)
+    _assert_same_run(whole, parts)
+    assert _scores(parts) == _scores(whole)
+    assert [p.name for p in sorted(parts.glob("step-*"))] == [
+        p.name for p in sorted(whole.glob("step-*"))
+    ]
 
 
 def _killed(dataset: Path, out: Path, config: TrainConfig, how: str) -> None:
@@ -220,10 +405,10 @@ def test_another_configuration_is_refused_by_name(
 def test_a_folder_with_a_run_is_refused(dataset: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     run(dataset, out, train_config(steps=1), CPU)
-    before = {path: path.read_bytes() for path in out.iterdir()}
+    before = {path: path.read_bytes() for path in out.rglob("*.*")}
     with pytest.raises(OutputError, match="already holds a run; go on with it by --resume"):
         run(dataset, out, train_config(steps=1), CPU)
-    assert {path: path.read_bytes() for path in out.iterdir()} == before
+    assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
 
 
 def test_nothing_to_resume_from(dataset: Path, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clearice.networks import build_network
-from clearice.train.state import average_weight, learning_rate, new_state, update_average
+from clearice.train.schedules import Patience, learning_rate
+from clearice.train.state import average_weight, new_state, update_average
 from helpers import train_config
 from tolerances import RELATIVE
 
@@ -39,6 +40,56 @@ def test_cosine_falls_to_nothing(total: int, data: st.DataObject) -> None:
 def test_constant_stays() -> None:
     config = train_config(learning_rate=0.01, warmup_fraction=0.1, schedule="constant")
     assert {learning_rate(step, 100, config) for step in range(10, 100)} == {0.01}
+
+
+@pytest.mark.parametrize("total", [10, 137, 1000])
+def test_one_cycle_is_that_of_pytorch(total: int) -> None:
+    config = train_config(learning_rate=0.01, schedule="one-cycle")
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, total_steps=total)
+    for step in range(total):
+        expected = optimizer.param_groups[0]["lr"]
+        assert learning_rate(step, total, config) == pytest.approx(expected, rel=1e-9)
+        optimizer.step()
+        if step < total - 1:
+            theirs.step()
+
+
+def test_step_falls_by_its_factor_at_equal_distances() -> None:
+    config = train_config(
+        learning_rate=0.01,
+        warmup_fraction=0.2,
+        schedule="step",
+        decay_factor=0.1,
+        decay_every=0.25,
+    )
+    rates = [learning_rate(step, 100, config) for step in range(20, 100)]
+    expected = [0.01 * 0.1 ** (index // 20) for index in range(80)]
+    assert rates == pytest.approx(expected, rel=1e-9)
+
+
+@given(scores=st.lists(st.integers(0, 5), min_size=1, max_size=40), patience=st.integers(0, 3))
+def test_plateau_is_that_of_pytorch(scores: list[int], patience: int) -> None:
+    config = train_config(learning_rate=0.01, schedule="plateau", decay_factor=0.5)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.01)
+    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, factor=0.5, patience=patience, threshold=0.0, eps=0.0
+    )
+    ours = Patience()
+    for score in scores:
+        ours.heed(float(score), patience)
+        theirs.step(float(score))
+        rate = learning_rate(50, 100, config, ours.lost)
+        assert rate == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+
+
+@given(schedule=st.sampled_from(["constant", "cosine", "one-cycle", "step", "plateau"]))
+def test_every_schedule_warms_up_and_stays_below_its_peak(schedule: str) -> None:
+    config = train_config(learning_rate=0.01, warmup_fraction=0.1, schedule=schedule)
+    rates = [learning_rate(step, 200, config) for step in range(200)]
+    assert rates[0] < 0.001
+    assert max(rates) == pytest.approx(0.01)
+    assert min(rates) > 0
 
 
 def test_average_follows_the_weights() -> None:

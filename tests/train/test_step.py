@@ -9,8 +9,10 @@ from clearice.config import TrainConfig
 from clearice.errors import ConfigError
 from clearice.losses import Objective
 from clearice.networks import build_network, place
+from clearice.train.backward import backward
+from clearice.train.guard import Guard
 from clearice.train.state import TrainState, new_state
-from clearice.train.step import EagerStep, GraphedStep, make_step
+from clearice.train.step import EagerStep, GraphedStep, Step, make_step
 from clearice.types import PatchBatch
 from helpers import CPU, train_config
 
@@ -55,6 +57,124 @@ def test_a_step_changes_what_it_should_and_leaves_no_gradients() -> None:
     assert all(p.grad is None for p in after)
 
 
+def _gradients(config: TrainConfig, pieces: int, batch: PatchBatch) -> list[torch.Tensor]:
+    state = _state(config, CPU)
+    objective = Objective(config.loss)
+    factors = torch.tensor([1.0, 0.5])
+    output = backward(state.network, objective, batch, config, factors, None, pieces)
+    assert not output.total.requires_grad
+    values = [output.total, *output.parts.values(), *output.weighted.values()]
+    gradients = [p.grad for p in state.network.parameters() if p.grad is not None]
+    return [torch.stack(values), *gradients]
+
+
+@pytest.mark.parametrize("pieces", [2, 3, 5, 9])
+def test_a_batch_in_pieces_has_the_same_losses_and_gradient(pieces: int) -> None:
+    config = _config(dropout=0.0, loss={"mse": 1.0, "frc(bins=8)": 0.5})
+    generator = torch.Generator().manual_seed(5)
+    images = torch.randn(2, 5, 1, 32, 32, generator=generator)
+    batch = PatchBatch(images[0], images[1], torch.rand(5, generator=generator))
+    whole = _gradients(config, 1, batch)
+    for one, other in zip(whole, _gradients(config, pieces, batch), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+class _Hungry(torch.nn.Module):
+    """A network that finds no memory for more than so many images."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.layer = torch.nn.Conv2d(1, 1, 3, padding=1)
+        self.most = most
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return self.layer(x)
+
+
+def _hungry_step(most: int, said: list[str]) -> tuple[TrainState, Step, PatchBatch]:
+    config = _config(dropout=0.0)
+    torch.manual_seed(0)
+    state = new_state(_Hungry(most), config)
+    images = torch.randn(2, 6, 1, 32, 32, generator=torch.Generator().manual_seed(1))
+    step = make_step(state, Objective(config.loss), config, TOTAL, said.append)
+    return state, step, PatchBatch(images[0], images[1], torch.ones(6))
+
+
+def test_out_of_memory_leads_to_smaller_pieces_and_the_same_step() -> None:
+    said: list[str] = []
+    state, step, batch = _hungry_step(2, said)
+    enough, easy_step, _ = _hungry_step(6, said)
+    for _ in range(2):
+        step(batch)
+        easy_step(batch)
+    assert [line.split(":")[0] for line in said] == ["out of memory"] * 2  # 6 → 3 → 2 patches
+    assert "--accumulate 4" in said[-1]
+    for name, value in state.network.state_dict().items():
+        torch.testing.assert_close(value, enough.network.state_dict()[name], rtol=1e-4, atol=1e-6)
+
+
+def test_memory_for_not_even_one_patch_is_one_clear_line() -> None:
+    _, step, batch = _hungry_step(0, [])
+    with pytest.raises(ConfigError, match="smaller --patch-size") as error:
+        step(batch)
+    assert "\n" not in str(error.value)
+
+
+def test_normalisations_do_not_count_a_step_that_is_left_out() -> None:
+    config = _config(dropout=0.0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 3, padding=1), torch.nn.BatchNorm2d(1))
+    state = new_state(network, config)
+    step = make_step(state, Objective(config.loss), config, TOTAL)
+    good = _batches(CPU, 1)[0]
+    step(good)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    averages = {name: value.clone() for name, value in state.average.items()}
+    assert int(before["1.num_batches_tracked"]) == 1
+    step(PatchBatch(good.input * float("nan"), good.target, good.weight))
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert all(torch.equal(value, averages[name]) for name, value in state.average.items())
+    assert int(state.guard.skipped) == 1
+
+
+def test_the_scale_of_the_loss_grows_and_falls() -> None:
+    guard = Guard(CPU, scaled=True)
+    yes, no = torch.tensor(True), torch.tensor(False)
+    for _ in range(1999):
+        guard.judge(yes)
+    assert float(guard.scale) == 2.0**16
+    guard.judge(yes)
+    assert float(guard.scale) == 2.0**17
+    for _ in range(3):
+        guard.judge(no)
+    assert float(guard.scale) == 2.0**14
+    assert [int(guard.skipped), int(guard.in_a_row), int(guard.longest)] == [3, 3, 3]
+    guard.judge(yes)
+    assert [int(guard.skipped), int(guard.in_a_row), int(guard.longest)] == [3, 0, 3]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_a_bad_batch_is_left_out_on_a_gpu(precision: str, graph: bool) -> None:
+    config = _config(dropout=0.0, precision=precision, cuda_graph=graph)
+    state = _state(config, torch.device("cuda"))
+    step = make_step(state, Objective(config.loss), config, TOTAL)
+    batches = _batches(torch.device("cuda"), 8)
+    for batch in batches[:6]:
+        step(batch)
+    skipped = int(state.guard.skipped)
+    before = {name: value.clone() for name, value in state.network.state_dict().items()}
+    bad = batches[6]
+    step(PatchBatch(bad.input * float("nan"), bad.target, bad.weight, bad.target_halves))
+    after = state.network.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert int(state.guard.skipped) == skipped + 1
+    step(batches[7])
+    assert any(not torch.equal(after[name], before[name]) for name in before)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize(
     "overrides",
@@ -63,6 +183,8 @@ def test_a_step_changes_what_it_should_and_leaves_no_gradients() -> None:
         {"loss": "mse + 0->1 frc(bins=8) + 0.1 complex"},
         {"loss": "mse + 0.5 frc(bins=8) + 0.1 power-debiased(bins=8)", "balance": True},
         {"precision": "bfloat16", "dropout": 0.0},
+        {"precision": "float16", "dropout": 0.0},
+        {"accumulate": 2, "dropout": 0.0},
         {"network": "cnn3", "dropout": 0.0, "schedule": "cosine"},
     ],
 )
@@ -85,7 +207,7 @@ def test_a_graph_takes_the_same_steps(overrides: dict[str, object]) -> None:
         assert state.step == 12
         end = state.network.state_dict()
         moves.append(torch.cat([(end[name] - start[name]).flatten() for name in end]))
-    half = config.precision == "bfloat16"
+    half = config.precision != "float32"
     assert losses[1] == pytest.approx(losses[0], rel=2e-2 if half else 1e-3)
     # The first steps of Adam are as long for gradients of nothing but rounding.
     difference = (moves[1] - moves[0]).norm() / moves[0].norm()

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from clearice.checkpoint import load_model
+from clearice.checkpoint import load_model, load_training
 from clearice.config import TrainConfig, load_config
 from clearice.data import GridSampler
 from clearice.errors import (
@@ -27,7 +27,7 @@ from clearice.errors import (
 )
 from clearice.losses import LOSSES
 from clearice.train import TrainReport, run
-from clearice.train.run import read_metrics
+from clearice.train.records import read_metrics
 from helpers import CPU, train_config, write_dataset
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -98,20 +98,20 @@ def test_metrics_count_steps_and_patches(dataset: Path, tmp_path: Path) -> None:
 
 
 def test_the_configuration_is_kept_with_the_run(dataset: Path, tmp_path: Path) -> None:
-    config = train_config(steps=1, loss={"mse": 0.7})
+    config = train_config(steps=1, loss={"mse": 0.7}, output_scale=0.5)
     result = run(dataset, tmp_path / "run", config, CPU)
     assert load_config(TrainConfig, tmp_path / "run" / "config.yaml", {}) == config
     _, info = load_model(result.model)
     assert info.config == config.model_dump(mode="json")
     assert (info.network, info.step, info.target) == ("cnn3", 1, "noisy")
-    assert (info.pixel_size_angstrom, info.dose_e_per_A2, info.output_gain) == (1.5, 50.0, 1.0)
+    assert (info.pixel_size_angstrom, info.dose_e_per_A2, info.output_gain) == (1.5, 50.0, 0.5)
 
 
 def test_the_model_of_unequal_halves_knows_its_gain(tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path / "set", exchangeable=False, target_gain=0.25).folder
-    records = _train(dataset, tmp_path / "run", steps=1)
+    records = _train(dataset, tmp_path / "run", steps=1, output_scale=0.4)
     _, info = load_model(tmp_path / "run")
-    assert info.output_gain == 0.25
+    assert info.output_gain == 0.4 * 0.25
     assert records[-1]["validation"]["correlation"] is None
     assert records[-1]["validation"]["snr_db"] is None
 
@@ -143,7 +143,7 @@ def test_bfloat16_trains_nearly_the_same(dataset: Path, tmp_path: Path) -> None:
     half = _train(dataset, tmp_path / "half", steps=3, precision="bfloat16")
     assert half[-1]["loss"] == pytest.approx(wide[-1]["loss"], rel=0.05)
     tensors = load_file(tmp_path / "half" / "last.safetensors")
-    assert {value.dtype for value in tensors.values()} == {torch.float32}
+    assert {v.dtype for n, v in tensors.items() if "guard" not in n} == {torch.float32}
 
 
 def _said(dataset: Path, out: Path, **overrides: Any) -> list[str]:
@@ -233,7 +233,7 @@ def test_a_debiased_loss_gets_two_independent_targets(tmp_path: Path) -> None:
 
 
 def test_a_debiased_loss_on_ready_halves_is_refused(dataset: Path, tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="needs three frame groups or more, and this has 2"):
+    with pytest.raises(DatasetError, match="needs four frame groups or more, and this has 2"):
         _train(dataset, tmp_path / "run", loss={"mse": 1.0, "power-debiased": 0.1})
 
 
@@ -276,51 +276,193 @@ def _stop_at_two(report: TrainReport) -> None:
 def test_divergence_keeps_the_last_good_state(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, config = tmp_path / "run", train_config()
+    out, config = tmp_path / "run", train_config(most_skipped=4)
     with pytest.raises(TrainingInterruptedError):
         run(dataset, out, config, CPU, report=_stop_at_two)
-    before = {n: (out / n).read_bytes() for n in ("last.safetensors", "best.safetensors")}
+    names = ("last.safetensors", "best.safetensors")
+    before = [load_file(out / name) for name in names]
     with monkeypatch.context() as patch:
         _patch_loss(patch, lambda p, t: (p - t).square().mean() * math.nan)
-        with pytest.raises(TrainingDivergedError, match=r"infinite or NaN .*--learning-rate"):
+        with pytest.raises(
+            TrainingDivergedError, match=r"infinite or NaN in 4 steps.*--learning-rate"
+        ):
             run(dataset, out, config, CPU, resume=True)
-    assert {name: (out / name).read_bytes() for name in before} == before
+    for name, tensors in zip(names, before, strict=True):
+        now = load_file(out / name)
+        kept = [key for key in tensors if not key.startswith("guard.")]
+        assert all(torch.equal(now[key], tensors[key]) for key in kept)
     assert run(dataset, out, config, CPU, resume=True).steps == 6
 
 
-def test_divergence_between_two_reports_is_seen(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def _fail_at(monkeypatch: pytest.MonkeyPatch, bad: set[int], how: Loss) -> None:
+    """Let some training steps, counted from 1, have another loss."""
     calls = 0
 
     def loss(prediction: Tensor, target: Tensor) -> Tensor:
         nonlocal calls
         calls += prediction.requires_grad
         error = (prediction - target).square().mean()
-        return error * math.inf if calls == 5 else error
+        return how(error, target) if calls in bad and prediction.requires_grad else error
 
     _patch_loss(monkeypatch, loss)
-    with pytest.raises(TrainingDivergedError):
-        run(dataset, tmp_path / "run", train_config(steps=9, validations=3), CPU)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [lambda e, t: e * math.inf, lambda e, t: e * math.nan, lambda e, t: e + torch.sqrt(0 * e)],
+    ids=["inf", "nan", "gradient only"],
+)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_a_step_without_a_finite_gradient_is_left_out_and_counted(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: Loss, precision: str
+) -> None:
+    _fail_at(monkeypatch, {5, 6}, how)
+    records = _train(
+        dataset, tmp_path / "run", steps=9, validations=3, precision=precision, most_skipped=3
+    )
+    assert [record["skipped"] for record in records] == [0, 2, 0]
+    assert all(math.isfinite(record["loss"]) for record in records)
     tensors = load_file(tmp_path / "run" / "last.safetensors")
-    assert tensors["optimizer.0.step"] == 3
+    assert tensors["optimizer.0.step"] == 7
     assert all(torch.isfinite(value).all() for value in tensors.values())
+    scale = 2.0**14 if precision == "float16" else 1.0
+    assert float(tensors["guard.scale"]) == scale
 
 
-def test_a_gradient_that_diverges_at_a_report_is_not_saved(
+def test_a_step_left_out_changes_nothing(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The loss of the third step is finite, but the weights after it are not.
-    calls = 0
+    _fail_at(monkeypatch, {4, 5, 6}, lambda e, t: e * math.nan)
+    _train(dataset, tmp_path / "run", steps=6, validations=6)
+    whole = load_file(tmp_path / "run" / "last.safetensors")
+    monkeypatch.undo()
 
-    def loss(prediction: Tensor, target: Tensor) -> Tensor:
-        nonlocal calls
-        calls += prediction.requires_grad
-        error = (prediction - target).square().mean()
-        return error + torch.sqrt(0 * error) if calls == 3 else error
+    def stop(report: TrainReport) -> None:
+        if report.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
 
-    _patch_loss(monkeypatch, loss)
-    with pytest.raises(TrainingDivergedError):
-        run(dataset, tmp_path / "run", train_config(steps=6), CPU)
+    with pytest.raises(TrainingInterruptedError):
+        run(dataset, tmp_path / "cut", train_config(), CPU, report=stop)
+    cut = load_file(tmp_path / "cut" / "last.safetensors")
+    changed = {name for name in whole if not torch.equal(whole[name], cut[name])}
+    assert changed == {"guard.skipped", "guard.in_a_row", "guard.longest"}
+
+
+def test_too_many_steps_left_out_in_a_row_stop_the_training(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _fail_at(monkeypatch, {4, 5, 7, 8, 9}, lambda e, t: e * math.nan)
+    with pytest.raises(TrainingDivergedError, match=r"in 3 steps in a row before step 9"):
+        _train(dataset, tmp_path / "run", steps=9, validations=3, most_skipped=3)
+    tensors = load_file(tmp_path / "run" / "last.safetensors")
+    assert tensors["optimizer.0.step"] == 4  # of the six steps saved
+
+
+def test_weights_that_diverge_are_not_saved(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ruin(report: TrainReport) -> None:
+        if report.step == 2:
+            monkeypatch.setattr(torch.optim.AdamW, "step", fill)
+
+    def fill(optimizer: torch.optim.Optimizer) -> None:
+        for parameter in optimizer.param_groups[0]["params"]:
+            parameter.data.fill_(math.inf)
+
+    with pytest.raises(TrainingDivergedError, match="weights became infinite or NaN"):
+        run(dataset, tmp_path / "run", train_config(), CPU, report=ruin)
     tensors = load_file(tmp_path / "run" / "last.safetensors")
     assert all(torch.isfinite(value).all() for value in tensors.values())
+
+
+def test_float16_trains_nearly_the_same(dataset: Path, tmp_path: Path) -> None:
+    wide = _train(dataset, tmp_path / "wide", steps=4)
+    half = _train(dataset, tmp_path / "half", steps=4, precision="float16")
+    assert half[-1]["loss"] == pytest.approx(wide[-1]["loss"], rel=0.02)
+    one, other = (load_file(tmp_path / n / "last.safetensors") for n in ("wide", "half"))
+    moved = (other["raw.layers.0.weight"] - one["raw.layers.0.weight"]).norm()
+    assert float(moved) < 0.02 * float(one["raw.layers.0.weight"].norm())
+
+
+def _resumed_equals_whole(dataset: Path, tmp_path: Path, at: int, **overrides: Any) -> None:
+    """Train in one go, and in two with a stop in between, to the same last bit."""
+
+    def stop(report: TrainReport) -> None:
+        if report.step == at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    config = train_config(**overrides)
+    run(dataset, tmp_path / "whole", config, CPU)
+    with pytest.raises(TrainingInterruptedError):
+        run(dataset, tmp_path / "parts", config, CPU, report=stop)
+    run(dataset, tmp_path / "parts", config, CPU, resume=True)
+    for name in ("last.safetensors", "best.safetensors"):
+        one, other = (load_file(tmp_path / folder / name) for folder in ("whole", "parts"))
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    whole, parts = (
+        load_training(tmp_path / folder / "last.safetensors")[2].progress
+        for folder in ("whole", "parts")
+    )
+    assert {**whole, "seconds": 0} == {**parts, "seconds": 0}
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"precision": "float16"},
+        {"schedule": "one-cycle"},
+        {"schedule": "plateau", "plateau_patience": 0, "learning_rate": 0.3},
+        {"accumulate": 3},
+        {"contrast_jitter": 0.2, "mean_jitter": 0.5},
+        {"recompute_activations": True, "network": "unet-small", "dropout": 0.3},
+        {"stop_after": 6, "best_by": "correlation"},
+    ],
+    ids=str,
+)
+def test_six_steps_are_three_and_three_with(
+    dataset: Path, tmp_path: Path, overrides: dict[str, Any]
+) -> None:
+    _resumed_equals_whole(dataset, tmp_path, 3, **overrides)
+
+
+def test_a_plateau_lowers_the_rate(dataset: Path, tmp_path: Path) -> None:
+    settings = {"schedule": "plateau", "plateau_patience": 0, "decay_factor": 0.1}
+    # At such a rate the error on held-out micrographs rises from the start.
+    records = _train(dataset, tmp_path / "run", learning_rate=1.0, ema_decay=0.0, **settings)
+    rates = [record["learning_rate"] for record in records]
+    scores = [record["validation"]["mse"] for record in records]
+    lost = [sum(b >= min(scores[: i + 1]) for i, b in enumerate(scores[1:n])) for n in range(6)]
+    assert lost[-1] > 0
+    assert rates == pytest.approx([0.1**count for count in lost])
+
+
+def test_a_run_that_no_longer_gets_better_stops_and_stays_stopped(
+    dataset: Path, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    config = train_config(steps=40, validations=20, stop_after=3, learning_rate=1.0)
+    result = run(dataset, tmp_path / "run", config, CPU, say=said.append)
+    scores = [r["validation"] for r in read_metrics(tmp_path / "run" / "metrics.jsonl")]
+    costs = [1.0 if s["correlation"] is None else -s["correlation"] for s in scores]
+    assert result.steps < 40
+    assert len(costs) == result.steps // 2
+    assert min(costs[-3:]) >= min(costs[:-3])
+    assert any("stopped at step" in message for message in said)
+    again = run(dataset, tmp_path / "run", config, CPU, resume=True)
+    assert again.steps == result.steps
+
+
+def test_the_best_weights_may_be_those_of_the_highest_correlation(
+    dataset: Path, tmp_path: Path
+) -> None:
+    records = _train(dataset, tmp_path / "run", best_by="correlation", learning_rate=0.1)
+    best = max(records, key=lambda record: record["validation"]["correlation"] or -1.0)
+    assert load_model(tmp_path / "run")[1].step == best["step"]
+
+
+@pytest.mark.parametrize("wish", [{"stop_after": 2}, {"schedule": "plateau"}])
+def test_who_waits_for_validations_needs_some(tmp_path: Path, wish: dict[str, Any]) -> None:
+    dataset = write_dataset(tmp_path / "set", validation=0.0).folder
+    with pytest.raises(ConfigError, match="needs validation micrographs"):
+        run(dataset, tmp_path / "run", train_config(**wish), CPU)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from clearice import checkpoint, denoise, evaluate, io, train
@@ -32,9 +33,10 @@ from clearice.errors import (
 )
 from clearice.workflows import compare
 from clearice.workflows.compare import pool, results
-from clearice.workflows.compare.cell import run_cell
-from clearice.workflows.compare.run import detail_band, write_yardsticks
-from helpers import CPU, write_dataset
+from clearice.workflows.compare.cell import Neighbours, run_cell
+from clearice.workflows.compare.run import detail_band
+from clearice.workflows.compare.yardsticks import write_yardsticks
+from helpers import CPU, smooth_image, write_dataset, write_image
 
 BASE = {"network": "cnn3", "steps": 4, "batch_size": 2, "patch_size": 32, "validations": 1}
 FAST = {"loss": ["mse", "mse + 0.01 l1"]}
@@ -54,6 +56,7 @@ def _bar(label: str) -> Iterator[Callable[..., None]]:
     shares = [done / total for done, total in seen]
     assert shares[-1] == 1
     assert all(0 <= share <= 1 for share in shares)
+    assert shares == sorted(shares)
 
 
 def _ignore(message: str) -> None:
@@ -93,6 +96,11 @@ def _results(folder: Path) -> dict[str, Any]:
         ({"grid": {"network": ["unett"]}}, UnknownNameError, "did you mean 'unet'"),
         ({"grid": {"loss": ["l7"]}}, UnknownNameError, "unknown loss 'l7'"),
         ({"grid": {"loss": ["log-power"]}}, ConfigError, "biased by noisy.*'allow_biased: true'"),
+        (
+            {"grid": {"patch_size": [32, 128]}},
+            DatasetError,
+            "variant 'patch size 128': .* is smaller than a patch; use patch_size: 64 or less",
+        ),
     ],
 )
 def test_mistakes_are_found_before_anything_runs(
@@ -113,6 +121,32 @@ def test_missing_files_are_named(done: Path, tmp_path: Path) -> None:
         compare.plan(tmp_path / "all", _grid(tmp_path), tmp_path / "out")
 
 
+def test_what_the_data_lack_is_found_before_anything_runs(tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "set", groups=2).folder
+    for grid, message in (
+        ({"loss": ["mse + 0.1 log-power-debiased"]}, "frame groups or more, and this has 2"),
+        ({"target": ["clean"]}, "has no truth for"),
+    ):
+        with pytest.raises(DatasetError, match=message):
+            compare.plan(data, _grid(tmp_path, grid=grid), tmp_path / "out")
+    todo = compare.plan(data, _grid(tmp_path), tmp_path / "out")
+    for column in ("snr_db", "frc_8-2", "transfer_33-1"):
+        with pytest.raises((ConfigError, UnknownNameError)):
+            _run(todo, rank_by=column)
+    with pytest.raises(ConfigError, match=r"'snr_db' to be ranked by; --rank-by one of: rho, "):
+        _run(todo, rank_by="snr_db")
+    assert not (tmp_path / "out").exists()
+
+
+def test_truth_of_other_shape_or_pixels_is_refused(done: Path, tmp_path: Path) -> None:
+    for size, pixel, message in ((32, 1.5, "is 32 × 32 px, but"), (64, 3.0, "has 3 Å/px, but")):
+        for index in range(4):
+            image = smooth_image(torch.Generator().manual_seed(index), size)
+            write_image(tmp_path / f"mic{index}.mrc", image, pixel)
+        with pytest.raises(InputFileError, match=message):
+            compare.plan(done / "set", _grid(tmp_path), tmp_path / "out", truth=tmp_path)
+
+
 def test_the_finest_band_is_one_that_the_pixels_resolve() -> None:
     assert detail_band(1.315) == (8, 4)
     assert detail_band(2.63) == (15, 8)
@@ -126,7 +160,7 @@ def test_other_settings_or_data_are_refused(done: Path, tmp_path: Path) -> None:
     write_dataset(tmp_path / "other", groups=4, truth=True, seed=1)
     with pytest.raises(DatasetError, match="was trained on another data set"):
         compare.plan(tmp_path / "other", _grid(tmp_path), done / "out")
-    grid = _grid(tmp_path, base={**BASE, "cache": "stream", "workers": 1})
+    grid = _grid(tmp_path, base={**BASE, "cache": "stream", "workers": 1, "cuda_graph": False})
     assert compare.plan(done / "set", grid, done / "out").states == ("done",) * 4
 
 
@@ -172,7 +206,14 @@ def test_a_cell_has_the_scores_of_training_and_evaluating_by_hand(
     ]
     halves = evaluate.score(cases)
     assert cell["scores"]["full_dose"]["truth"]["snr_db"] == pytest.approx(
-        full["truth"]["snr_db"], abs=1e-4
+        {"denoised": full["truth"]["snr_db"]["denoised"]}, abs=1e-4
+    )
+    filters = _results(done)["baselines"]  # scored once, not in each cell
+    for method, name in (("raw", "raw"), ("gaussian_best",) * 2, ("wiener_oracle", "wiener")):
+        for key in ("snr_db", "psnr_db", "ssim"):
+            assert filters[method][key] == pytest.approx(full["truth"][key][name], rel=1e-6)
+    assert filters["wiener"]["rho"] == pytest.approx(
+        halves["reference"]["correlation_with_truth"]["wiener"], rel=1e-6
     )
     numbers = results.numbers_of(cell["scores"], "denoised")
     assert numbers["rho"] == pytest.approx(
@@ -204,8 +245,9 @@ def test_results_hold_every_seed_and_their_mean_and_spread(done: Path) -> None:
         x = row["curves"]["frequency_per_angstrom"]
         for key in ("frc_denoised", "correlation_with_truth_denoised", "signal_transfer_truth"):
             assert len(row["curves"][key]) == len(x)
-    assert values["baselines"].keys() == {"raw", "gaussian_best", "wiener"}
-    assert all(math.isfinite(row["snr_db"]) for row in values["baselines"].values())
+    assert values["baselines"].keys() == {"raw", "gaussian_best", "wiener_oracle", "wiener"}
+    assert math.isfinite(values["baselines"]["wiener_oracle"]["snr_db"])
+    assert not values["baselines"]["wiener_oracle"].keys() & values["baselines"]["wiener"].keys()
     assert values["about"]["dataset_sha256"] == open_dataset(done / "set").checksum()
     assert values["about"]["split"] == "validation"
     assert values["context"]["torch"]
@@ -245,32 +287,42 @@ def test_a_grid_grows_around_what_is_done(
 def test_other_weights_are_scored_without_training_again(done: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     first = compare.plan(done / "set", _grid(tmp_path, seeds=[0], grid={"loss": ["mse"]}), out)
-    write_yardsticks(first)
-    run_cell(first.jobs[0], CPU, 1, lambda a, b: None, _ignore)
+    write_yardsticks(first.about, first.out)
+    run_cell(first.jobs[0], CPU, Neighbours(), lambda a, b: None, _ignore)
     model = out / "cells" / "cnn3_mse-seed0" / "run" / checkpoint.LAST_NAME
     before = model.stat().st_mtime_ns
     grid = _grid(tmp_path, weights="best", seeds=[0], grid={"loss": ["mse"]})
     second = compare.plan(done / "set", grid, out)
     assert second.states == ("begun",)
-    run_cell(second.jobs[0], CPU, 1, lambda a, b: None, _ignore)
+    run_cell(second.jobs[0], CPU, Neighbours(), lambda a, b: None, _ignore)
     assert model.stat().st_mtime_ns == before
     assert compare.plan(done / "set", grid, out).states == ("done",)
 
 
 def test_a_failing_cell_stops_no_other(done: Path, tmp_path: Path) -> None:
-    grid = _grid(tmp_path, grid={"patch_size": [128, 32]}, seeds=[0])
-    todo = compare.plan(done / "set", grid, tmp_path / "out")
-    with pytest.raises(BatchError, match="1 of 2 failed; the others were done") as caught:
+    """The first variant loses one of its seeds, and so its rank, but stays the reference."""
+    todo = compare.plan(done / "set", _grid(tmp_path), tmp_path / "out")
+    (tmp_path / "out" / "cells").mkdir(parents=True)
+    obstacle = tmp_path / "out" / "cells" / "cnn3_mse-seed0"
+    obstacle.write_text("no folder")
+    with pytest.raises(BatchError, match="1 of 4 failed; the others were done") as caught:
         _run(todo, jobs=1)
     (failure,) = caught.value.failures
-    assert failure.startswith("cnn3_mse_patch_size=128-seed0: ")
-    assert "is smaller than a patch" in failure
-    values = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert [row["label"] for row in values["variants"]] == ["patch size 32"]
+    assert failure.startswith("cnn3_mse-seed0: ")
+    values = _results(tmp_path)
+    assert [(row["label"], row["rank"], row["n"]) for row in values["variants"]] == [
+        ("mse + 0.01 l1", 1, 2),
+        ("mse", None, 1),
+    ]
+    assert values["reference"]["label"] == "mse"
     assert values["about"]["failures"] == [failure]
-    assert "as they failed: 1 training." in (tmp_path / "out" / "report.html").read_text()
-    # What never trained may be tried again with other settings.
-    assert compare.plan(done / "set", grid, tmp_path / "out").states == ("new", "done")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "as they failed: 1 training." in page
+    assert "no rank: mse (1 of 2 seeds)" in page
+    obstacle.unlink()
+    # What never trained may be tried again.
+    states = compare.plan(done / "set", _grid(tmp_path), tmp_path / "out").states
+    assert states == ("new", "done", "done", "done")
 
 
 def test_a_worker_that_dies_is_reported_with_its_last_words(
@@ -288,10 +340,10 @@ def test_halves_of_unequal_dose_are_judged_by_the_reference(tmp_path: Path) -> N
     data = write_dataset(tmp_path / "set", exchangeable=False, target_gain=0.5)
     grid = _grid(tmp_path, seeds=[0], grid={"loss": ["mse"]})
     todo = compare.plan(data.folder, grid, tmp_path / "out")
-    write_yardsticks(todo)
-    run_cell(todo.jobs[0], CPU, 1, lambda a, b: None, _ignore)
+    write_yardsticks(todo.about, todo.out)
+    run_cell(todo.jobs[0], CPU, Neighbours(), lambda a, b: None, _ignore)
     cells = [(todo.cells[0], json.loads((Path(todo.jobs[0].folder) / "scores.json").read_text()))]
-    values = results.gather(cells, todo.about, None)
+    values = results.gather(cells, todo.cells, todo.about, None)
     assert values["ranked_by"] == "frc_300-15"
     (row,) = values["variants"]
     assert row["mean"].keys() >= {"frc_300-15", "transfer_15-8"}
@@ -301,7 +353,7 @@ def test_halves_of_unequal_dose_are_judged_by_the_reference(tmp_path: Path) -> N
     wanted = Affine(entry.mean, entry.std).invert(0.5 * data.stack(entry)[1].float())
     assert written.pixels.sub(wanted).abs().max() < 1e-4
     with pytest.raises(ConfigError, match="no variant has 'rho' to be ranked by; --rank-by one of"):
-        results.gather(cells, todo.about, "rho")
+        results.gather(cells, todo.cells, todo.about, "rho")
     with pytest.raises(UnknownNameError, match="unknown column 'rh'"):
         _run(todo, rank_by="rh")
 
@@ -309,11 +361,11 @@ def test_halves_of_unequal_dose_are_judged_by_the_reference(tmp_path: Path) -> N
 def test_networks_of_clean_targets_are_not_judged_by_halves(done: Path, tmp_path: Path) -> None:
     grid = _grid(tmp_path, seeds=[0], grid={"target": ["clean"]})
     todo = compare.plan(done / "set", grid, tmp_path / "out")
-    write_yardsticks(todo)
-    run_cell(todo.jobs[0], CPU, 1, lambda a, b: None, _ignore)
+    write_yardsticks(todo.about, todo.out)
+    run_cell(todo.jobs[0], CPU, Neighbours(), lambda a, b: None, _ignore)
     cell = json.loads((Path(todo.jobs[0].folder) / "scores.json").read_text())
     assert cell["scores"].keys() == {"full_dose"}
-    row = results.gather([(todo.cells[0], cell)], todo.about, None)["variants"][0]
+    row = results.gather([(todo.cells[0], cell)], todo.cells, todo.about, None)["variants"][0]
     assert row["rank"] == 1  # beside no noisy one, it is no bound
 
 

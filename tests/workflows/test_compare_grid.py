@@ -68,7 +68,15 @@ def test_names_fit_folders_and_do_not_depend_on_the_rest_of_the_grid() -> None:
         keys = {"loss": variant.config.loss, "learning_rate": variant.config.learning_rate}
         (alone,) = _variants(also=[keys])
         assert alone.name == variant.name
-    assert together[0].name == "cnn3_mse+0-0.1-0.2-0.5-gradient-l2_learning_rate=0.001"
+    assert together[0].name == "cnn3_mse+0-0.1-0.2-0.5-gradient-l2"
+    assert together[1].name == "cnn3_mse+0-0.1-0.2-0.5-gradient-l2_learning_rate=0.01"
+
+
+def test_a_further_key_with_its_old_value_renames_nothing() -> None:
+    before = {v.name for v in _variants(grid={"loss": ["mse", "l1"]})}
+    grown = _variants(grid={"loss": ["mse", "l1"], "learning_rate": [0.001, 0.01], "steps": [4]})
+    assert before < {v.name for v in grown}
+    assert len({v.name for v in grown}) == 4
 
 
 def test_variants_that_look_alike_keep_names_and_labels_of_their_own() -> None:
@@ -107,13 +115,14 @@ def _cell_scores(**numbers: float) -> dict[str, Any]:
         "snr_db": {"denoised": numbers["snr"], "raw": 0.1},
         "psnr_db": {"denoised": 20.0},
         "ssim": {"denoised": 0.5},
+        "band_signal_transfer": {"8-4": numbers["snr"]},
         "band_correlation": {"8-4": {"denoised": numbers.get("fine", 0.1)}},
     }
     curves = {"frequency_per_angstrom": [0.1, 0.2], "power_denoised": [numbers["snr"], None]}
     return {
         "context": {},
         "evaluation": {"crops": False},
-        "training": {"seconds": numbers.get("seconds", 1.0), "parts": {}},
+        "training": {"seconds": numbers.get("seconds", 1.0), "parts": {}, "sharing": 1},
         "scores": {"full_dose": {"truth": truth, "curves": curves}},
     }
 
@@ -122,25 +131,48 @@ def _gathered(
     series: dict[str, list[float]], rank_by: str | None = None, **keys: Any
 ) -> dict[str, dict[str, Any]]:
     variants = _variants(grid={"loss": list(series)}, **keys)
+    seeds = max(map(len, series.values()))
     cells = [
         (Cell(variant, seed), _cell_scores(snr=value, seconds=-value))
         for variant in variants
         for seed, value in enumerate(series[variant.label.removesuffix(", target clean")])
     ]
-    values = results.gather(cells, {}, rank_by)
+    values = results.gather(cells, cells_of(variants, [*range(seeds)]), {}, rank_by)
     rows: dict[str, dict[str, Any]] = {row["label"]: row for row in values["variants"]}
     return rows
 
 
 def test_variants_are_ranked_and_told_apart_by_their_spread() -> None:
-    rows = _gathered({"mse": [1.0, 2.0], "l1": [2.0, 3.2], "huber": [8.0, 8.0], "charbonnier": [7]})
-    assert list(rows) == ["huber", "charbonnier", "l1", "mse"]
-    assert [row["rank"] for row in rows.values()] == [1, 2, 3, 4]
-    assert [row["like_best"] for row in rows.values()] == [None, None, False, False]
+    rows = _gathered({"mse": [1.0, 2.0], "l1": [2.0, 3.2], "huber": [8.0, 8.0]})
+    assert list(rows) == ["huber", "l1", "mse"]
+    assert [row["rank"] for row in rows.values()] == [1, 2, 3]
+    assert [row["like_best"] for row in rows.values()] == [None, False, False]
     rows = _gathered({"mse": [1.0, 2.0], "l1": [2.0, 3.2]})
     # √(0.5 + 0.72) = 1.105 > 1.1 = the difference of the means
     assert rows["mse"]["like_best"] is True
     assert _gathered({"mse": [1.0, 2.0], "l1": [2.02, 3.22]})["mse"]["like_best"] is False
+
+
+def test_what_lacks_a_seed_has_no_rank_and_stays_the_reference() -> None:
+    rows = _gathered({"mse": [9.0], "l1": [2.0, 3.2], "huber": [8.0, 8.0], "charbonnier": []})
+    assert list(rows) == ["huber", "l1", "mse"]
+    assert [(row["rank"], row["n"]) for row in rows.values()] == [(1, 2), (2, 2), (None, 1)]
+    assert rows["mse"]["like_best"] is None
+    assert rows["mse"]["order"] == 0
+    assert rows["l1"]["against_first"]["snr_db"]["mean"] == pytest.approx(-7.0)
+    rows = _gathered({"mse": [], "l1": [2.0, 3.2], "huber": [8.0, 8.0]})
+    assert [row["order"] for row in rows.values()] == [2, 1]
+    assert all(row["against_first"] == {} for row in rows.values())
+
+
+def test_merit_is_taken_seed_by_seed_where_one_is_best() -> None:
+    """A mean of 1 from 0.5 and 1.5 is no faithful transfer."""
+    rows = _gathered({"mse": [0.5, 1.5], "l1": [0.8, 0.9]}, "transfer_8-4")
+    assert list(rows) == ["l1", "mse"]
+    assert rows["mse"]["merit"]["mean"] == pytest.approx(-0.5)
+    assert rows["mse"]["merit"]["spread"] == pytest.approx(0.0)
+    assert rows["mse"]["mean"]["transfer_8-4"] == pytest.approx(1.0)
+    assert rows["mse"]["like_best"] is False
 
 
 def test_low_is_good_where_low_is_good() -> None:

@@ -44,9 +44,18 @@ def stack_bytes(entries: Sequence[MicrographEntry], *, clean: bool = False) -> i
 
 
 def choose_cache(
-    wanted: Literal["auto", "gpu", "ram", "stream"], n_bytes: int, device: torch.device
+    wanted: Literal["auto", "gpu", "ram", "stream"],
+    n_bytes: int,
+    device: torch.device,
+    copies: int = 1,
 ) -> CacheChoice:
     """Pick the fastest cache that leaves at least half of the free memory to the rest.
+
+    Args:
+        wanted: What the user asked for.
+        n_bytes: Of all stacks.
+        device: Of this process.
+        copies: Processes on this machine that hold the stacks in main memory, each for itself.
 
     Raises:
         DatasetError: `gpu` was asked for without a GPU, or is too small for the data.
@@ -65,8 +74,9 @@ def choose_cache(
     if n_bytes < free_on_gpu // 2:
         return CacheChoice("gpu", f"{size} fit into the GPU's memory: cache gpu")
     free = available_memory_bytes()
-    if n_bytes < free // 2:
+    if copies * n_bytes < free // 2:
         return CacheChoice("ram", f"{size} fit into main memory: cache ram")
+    size = f"{size} × {copies}" if copies > 1 else size
     why = "are more than half of the free memory" if free else "and free memory unknown"
     return CacheChoice("stream", f"{size} {why}: cache stream")
 

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from copy import copy
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Literal, final
@@ -59,6 +60,7 @@ class PatchLoader:
         clean: Take the target from the truth instead of the other groups.
         workers: Threads that read crops; 0 reads them in the training loop, None chooses.
         halves: Also give two independent targets; the sampler must leave two groups for them.
+        copies: Processes on this machine that each hold the stacks.
 
     Raises:
         DatasetError: The cache does not fit, or the truth is missing.
@@ -76,13 +78,14 @@ class PatchLoader:
         clean: bool = False,
         workers: int | None = None,
         halves: bool = False,
+        copies: int = 1,
     ) -> None:
         self._sampler = sampler
         self._halves = halves
         self._patch_size = patch_size
         self._device = device
         self._clean = clean
-        self._workers = default_workers() if workers is None else workers
+        self._workers = max(1, default_workers() // copies) if workers is None else workers
         self._exchangeable = dataset.manifest.roles == "exchangeable"
         groups = max(entry.shape[0] for entry in entries)
         self._planes = groups + clean
@@ -92,7 +95,7 @@ class PatchLoader:
         )
         self._files = [dataset.folder / entry.file for entry in entries]
         n_bytes = stack_bytes(entries, clean=clean)
-        self.choice = choose_cache(cache, n_bytes, device)
+        self.choice = choose_cache(cache, n_bytes, device, copies)
         self.cache: Cache = self.choice.cache
         self._largest = max(stack_bytes([entry], clean=clean) for entry in entries)
         self._stacks: HostStacks | DeviceStacks
@@ -101,6 +104,12 @@ class PatchLoader:
         else:
             mapped = self.cache == "stream"
             self._stacks = HostStacks(dataset, entries, mapped=mapped, clean=clean)
+
+    def with_patches(self, sampler: Plans, patch_size: int) -> PatchLoader:
+        """Return a loader of other patches from the same stacks, which are held once."""
+        other = copy(self)
+        other._sampler, other._patch_size = sampler, patch_size
+        return other
 
     def batch(self, step: int) -> PatchBatch:
         """Return the batch of one step, on the device."""
@@ -130,12 +139,12 @@ class PatchLoader:
             steps = range(start, min(last, start + together))
             table = self._sampler.table(steps.start, steps.stop)
             where = places(table, stacks.sources, size)
-            where, mix, weight = self._to_device(where, self._mix(table), table.weight.float())
+            where, mix, numbers = self._to_device(where, self._mix(table), _numbers(table))
             pairs = gather(stacks.pool, where, mix, size)
             sizes = [self._sampler.pairs_in(step) for step in steps]
             ends = list(accumulate(sizes))
             for end, n in zip(ends, sizes, strict=True):
-                yield _batch(pairs[end - n : end], weight[end - n : end])
+                yield _batch(pairs[end - n : end], numbers[end - n : end])
 
     def _from_host(
         self,
@@ -195,7 +204,7 @@ class PatchLoader:
         crops = slot.crops[: len(mix)]
         if side is None:
             pairs = mix_crops(crops, mix, table.orientation.tolist())
-            return _batch(pairs.to(self._device), table.weight.float().to(self._device))
+            return _batch(pairs.to(self._device), _numbers(table).to(self._device))
         with torch.cuda.stream(side):
             pool = crops.to(self._device, non_blocking=True).flatten()
             slot.copied = side.record_event()
@@ -222,17 +231,18 @@ class PatchLoader:
             column=torch.zeros_like(table.column),
         )
         sources = Sources.one_after_the_other([(planes, size, size)] * len(mix))
-        numbers = self._to_device(places(cut, sources, size), mix, table.weight.float())
-        return _batch(gather(pool, numbers[0], numbers[1], size), numbers[2])
+        where, mix, numbers = self._to_device(places(cut, sources, size), mix, _numbers(table))
+        return _batch(gather(pool, where, mix, size), numbers)
 
     def _mix(self, table: PatchTable) -> Float[Tensor, "n images k"]:
-        return mixing_weights(
+        mix = mixing_weights(
             table,
             self._doses,
             clean=self._clean,
             exchangeable=self._exchangeable,
             halves=self._halves,
         )
+        return mix if table.jitter is None else mix * table.jitter[:, :1, None].float()
 
     def _to_device(self, *values: Tensor) -> list[Tensor]:
         """Copy small tensors; from pageable memory it would wait for all that the device does."""
@@ -247,6 +257,14 @@ class PatchLoader:
         return stack.enter_context(ReadAhead())
 
 
-def _batch(images: Float[Tensor, "n images h w"], weight: Float[Tensor, "n"]) -> PatchBatch:
+def _numbers(table: PatchTable) -> Float[Tensor, "n _"]:
+    """Return the weight of each pair's error and, if there is jitter, what is added to it."""
+    columns = [table.weight] if table.jitter is None else [table.weight, table.jitter[:, 1]]
+    return torch.stack(columns, 1).float()
+
+
+def _batch(images: Float[Tensor, "n images h w"], numbers: Float[Tensor, "n _"]) -> PatchBatch:
+    if numbers.shape[1] > 1:
+        images = images + numbers[:, 1:, None, None]
     halves = images[:, 2:] if images.shape[1] > 2 else None
-    return PatchBatch(images[:, :1], images[:, 1:2], weight, halves)
+    return PatchBatch(images[:, :1], images[:, 1:2], numbers[:, 0], halves)

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from clearice.data.hashing import below, scramble, uniform
 from clearice.seeds import derive_seed
 
 
@@ -58,6 +59,7 @@ class PatchTable:
         inputs: Which groups are averaged into the input.
         targets: Which groups are averaged into the target.
         weight: Of the error in the loss.
+        jitter: Factor on input and target, and what is then added to both, if they are varied.
     """
 
     micrograph: Int[Tensor, "n"]
@@ -67,6 +69,7 @@ class PatchTable:
     inputs: Bool[Tensor, "n k"]
     targets: Bool[Tensor, "n k"]
     weight: Float[Tensor, "n"]
+    jitter: Float[Tensor, "n 2"] | None = None
 
     @classmethod
     def of(cls, plans: Sequence[PatchPlan], groups: int) -> PatchTable:
@@ -162,6 +165,8 @@ class Sampler:
         rank: Which share of each step's pairs to return.
         world_size: How many shares there are; divides `batch_size`.
         fewest_targets: Groups that are left for the target at least.
+        jitter: Largest relative change of contrast, and largest shift of the mean in standard
+            deviations, that input and target undergo alike.
     """
 
     def __init__(
@@ -179,7 +184,9 @@ class Sampler:
         rank: int = 0,
         world_size: int = 1,
         fewest_targets: int = 1,
+        jitter: tuple[float, float] = (0.0, 0.0),
     ) -> None:
+        self._jitter = torch.tensor(jitter, dtype=torch.float64)
         if batch_size % world_size:
             raise ValueError(f"{batch_size} pairs cannot be shared by {world_size} ranks")
         self._patch_size = patch_size
@@ -234,34 +241,43 @@ class Sampler:
         """Return pairs by their numbers since the first step."""
         places = [divmod(counter, self.samples_per_epoch) for counter in counters]
         micrograph = torch.tensor([self._micrograph(epoch, index) for epoch, index in places])
-        keys = {epoch: derive_seed(self._seed, "sample", epoch) for epoch, _ in places}
-        key = torch.tensor([keys[epoch] for epoch, _ in places])
-        index = torch.tensor([index for _, index in places])
         # One random number for each use of a sample, whatever the others are used for.
-        uses = torch.arange(4 + self._groups)
-        random_bits = _hash(key[:, None] + _hash(index[:, None] * len(uses) + uses))
+        random_bits = self._bits("sample", places, 4 + self._groups)
         row, column, orientation, n_inputs = random_bits[:, :4].unbind(1)
         groups, height, width, fewest, most = self._shapes[micrograph].unbind(1)
         if not self._exchangeable:
             members = torch.arange(self._groups) < groups[:, None]
             inputs = torch.zeros_like(members)
             inputs[:, 0] = True
-            weight = torch.ones(len(index))
+            weight = torch.ones(len(places))
         else:
-            chosen = fewest + _below(n_inputs, most - fewest + 1)
+            chosen = fewest + below(n_inputs, most - fewest + 1)
             inputs, members = _draw_groups(random_bits[:, 4:], groups, chosen)
             share = (groups - chosen) / (groups - (fewest + most) / 2)
-            weight = share if self._weight_by_dose else torch.ones(len(index))
-        turn = _below(orientation, torch.tensor(8))
+            weight = share if self._weight_by_dose else torch.ones(len(places))
+        turn = below(orientation, torch.tensor(8))
         return PatchTable(
             micrograph=micrograph,
-            row=_below(row, height - self._patch_size + 1),
-            column=_below(column, width - self._patch_size + 1),
+            row=below(row, height - self._patch_size + 1),
+            column=below(column, width - self._patch_size + 1),
             orientation=turn if self._augment else torch.zeros_like(turn),
             inputs=inputs,
             targets=members & ~inputs,
             weight=weight,
+            jitter=self._draw_jitter(places) if any(self._jitter) else None,
         )
+
+    def _draw_jitter(self, places: Sequence[tuple[int, int]]) -> Float[Tensor, "n 2"]:
+        """Return factors and shifts, drawn apart from all else, which does not change with them."""
+        bits = self._bits("jitter", places, 2)
+        return torch.tensor([1.0, 0.0]) + self._jitter * (2 * uniform(bits) - 1)
+
+    def _bits(self, what: str, places: Sequence[tuple[int, int]], n: int) -> Int[Tensor, "m _"]:
+        """Return so many random numbers for each (epoch, index), of a stream of their own."""
+        keys = {epoch: derive_seed(self._seed, what, epoch) for epoch, _ in places}
+        key = torch.tensor([keys[epoch] for epoch, _ in places])
+        index = torch.tensor([index for _, index in places])
+        return scramble(key[:, None] + scramble(index[:, None] * n + torch.arange(n)))
 
     def _micrograph(self, epoch: int, index: int) -> int:
         _, ends = self._windows_of(epoch)
@@ -297,27 +313,6 @@ def _draw_groups(
     return members & (rank < chosen[:, None]), members
 
 
-def _hash(values: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
-    """Scramble 64-bit numbers; neighbours become unrelated.
-
-    Source: the output function of SplitMix64 (Steele, Lea & Flood, OOPSLA 2014).
-    """
-    z = values * -7046029254386353131  # the golden ratio, 0x9E3779B97F4A7C15, as a signed number
-    z = (z ^ _shifted(z, 30)) * -4658895280553007687
-    z = (z ^ _shifted(z, 27)) * -7723592293110705685
-    return z ^ _shifted(z, 31)
-
-
-def _shifted(values: Int[Tensor, "*shape"], bits: int) -> Int[Tensor, "*shape"]:
-    """Shift right and fill with zeros; int64 is signed, and `>>` would fill with the sign."""
-    return (values >> bits) & ((1 << (64 - bits)) - 1)
-
-
-def _below(bits: Int[Tensor, "n"], limit: Int[Tensor, "*n"]) -> Int[Tensor, "n"]:
-    """Turn 64 random bits into a random integer from 0 to limit − 1."""
-    return (_shifted(bits, 11).double() * 2.0**-53 * limit).long()
-
-
 @final
 class GridSampler:
     """The same patches every time, for validation: even groups in, odd groups as target.
@@ -327,6 +322,8 @@ class GridSampler:
         patch_size: Edge of a patch, px.
         batch_size: Pairs in a step.
         limit: Most patches; if there are more, evenly spaced ones are taken.
+        rank: Which share of them to return.
+        world_size: How many shares there are.
     """
 
     def __init__(
@@ -335,6 +332,9 @@ class GridSampler:
         patch_size: int,
         batch_size: int,
         limit: int = 128,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         corners = [
             (index, row, column)
@@ -342,7 +342,7 @@ class GridSampler:
             for row in range(0, height - patch_size + 1, patch_size)
             for column in range(0, width - patch_size + 1, patch_size)
         ]
-        chosen = corners[:: max(1, -(-len(corners) // limit))]
+        chosen = corners[:: max(1, -(-len(corners) // limit))][rank::world_size]
         self._plans = [
             PatchPlan(
                 index,

@@ -10,15 +10,17 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from clearice.checkpoint import ModelInfo, load_model
+from clearice.checkpoint import BEST_NAME, ModelInfo, load_model
 from clearice.data import Affine
 from clearice.denoise.tiles import plan_tiles, stitch
 from clearice.errors import CheckpointError
 from clearice.fourier import radial_filter
-from clearice.networks import Geometry, measure_geometry, pad_to_multiple, place
+from clearice.networks import Geometry, fold, measure_geometry, pad_to_multiple, place
 
 DEFAULT_TILE = 1024
 _MIRRORED_PX = 64
+# The transform of a whole image takes about 30 bytes/px beside it.
+_LARGEST_ON_DEVICE_PX = 64 * 2**20
 
 
 @final
@@ -50,7 +52,7 @@ class Denoiser:
         self._gain = _calibrated_gain(model, self.info) if restore_amplitude else None
         stride: int = network.total_stride  # type: ignore[assignment]
         self.geometry: Geometry = measure_geometry(network, stride)
-        self.network = place(network, device)
+        self.network = place(fold(network), device)
         self._device = device
         self._tile = tile
         self._half = precision == "bfloat16"
@@ -77,7 +79,7 @@ class Denoiser:
     def normalised(self, image: Float[Tensor, "h w"]) -> Float[Tensor, "h w"]:
         """Apply the network to a normalised image, tile by tile, and restore amplitudes if asked.
 
-        The result is on the device.
+        The result is on the device, or on the CPU if the amplitudes of a large image are restored.
         """
         image = image.to(self._device)
         height, width = image.shape
@@ -86,7 +88,9 @@ class Denoiser:
         rows, columns = padded.shape
         tiles = plan_tiles(rows, columns, self._tile, self.geometry.halo, stride)
         output = stitch(padded, tiles, self._window)[:height, :width]
-        return output if self._gain is None else restore_amplitude(output, self._gain)
+        if self._gain is None:
+            return output
+        return restore_amplitude(output.to(_place_to_restore(output)), self._gain)
 
     @property
     def label(self) -> str:
@@ -99,12 +103,23 @@ class Denoiser:
             return self.network(window).float()
 
 
+def _place_to_restore(image: Float[Tensor, "h w"]) -> torch.device:
+    """Return where the transform of an image fits: tiles bound the network's memory, not its."""
+    return torch.device("cpu") if image.numel() > _LARGEST_ON_DEVICE_PX else image.device
+
+
 def _calibrated_gain(model: Path, info: ModelInfo) -> Float[Tensor, "rings"]:
     if info.calibration is None:
+        best = model.with_name(BEST_NAME)
+        remedy = (
+            f"give {best}, which alone of a run is calibrated"
+            if model.is_file() and model.name != BEST_NAME and best.exists()
+            else "let 'clearice train DATASET --out RUN --resume' add it, with the version that "
+            "trained it (the data set needs validation micrographs)"
+        )
         raise CheckpointError(
-            f"{model}: has no calibration of its amplitudes; leave --restore-amplitude out, or let "
-            "'clearice train DATASET --out RUN --resume' add it (the data set needs validation "
-            "micrographs)"
+            f"{model}: has no calibration of its amplitudes; leave --restore-amplitude out, or "
+            f"{remedy}"
         )
     return torch.tensor(info.calibration.gain)
 

@@ -48,7 +48,10 @@ class Scores:
 
 
 def score(
-    cases: Sequence[Case], progress: Callable[[int, int], None] = lambda done, total: None
+    cases: Sequence[Case],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    baselines: bool = True,
 ) -> Scores:
     """Score denoised micrographs beside the raw ones and the best that plain filters can do.
 
@@ -58,6 +61,7 @@ def score(
     Args:
         cases: What to compare; all with a reference, or all with truth, or both.
         progress: Called with (micrographs done, micrographs in all).
+        baselines: Score the raw ones and the filters too, which takes most of the time.
 
     Raises:
         ConfigError: Neither reference nor truth.
@@ -69,7 +73,8 @@ def score(
         raise ConfigError("evaluation needs --reference or --truth; give one of them")
     steps = len(cases) * (2 if has_truth else 1)
     readable, sums, failures = _sum_all(cases, lambda done: progress(done, steps))
-    filters = _filters(sums)
+    flat = torch.ones_like(sums[0].frequency)
+    filters = _filters(sums) if baselines else _Filters(flat, {}, None)
     values: dict[str, Any] = {
         "clearice_version": __version__,
         "micrographs": [case.denoised.stem for case in readable],
@@ -318,7 +323,7 @@ def _truth_scores(
 
 def _versions(images: Images, filters: _Filters, n_rings: int) -> dict[str, Float[Tensor, "h w"]]:
     """Return the raw image, its filtered versions and the denoised one."""
-    if images.raw is None:
+    if images.raw is None or not filters.named:
         return {"denoised": images.denoised}
     versions = {
         name: images.raw if name == "raw" else apply_ring_gain(images.raw, response, n_rings)

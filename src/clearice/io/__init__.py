@@ -3,6 +3,7 @@
 from clearice.io.atomic import (
     append_line,
     atomic_path,
+    copy_file,
     ensure_folder,
     remove_partials,
     write_json,
@@ -23,6 +24,7 @@ from clearice.io.images import image_shape, open_movie, read_image, read_microgr
 from clearice.io.lists import LIST_SUFFIXES, read_input_list
 from clearice.io.mdoc import Mdoc, find_mdoc, read_mdoc
 from clearice.io.mrc import read_stack, write_mrc
+from clearice.io.png import write_png
 from clearice.io.sections import PixelSizeFallback, same_pixel_size
 from clearice.io.stacks import copy_crop
 from clearice.io.star import read_star, write_coordinates, write_star
@@ -37,6 +39,7 @@ __all__ = [
     "append_line",
     "atomic_path",
     "copy_crop",
+    "copy_file",
     "ensure_folder",
     "find_mdoc",
     "image_shape",
@@ -60,6 +63,7 @@ __all__ = [
     "write_cs",
     "write_json",
     "write_mrc",
+    "write_png",
     "write_star",
     "write_text",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -58,6 +59,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def copy_file(source: Path, path: Path) -> None:
+    """Copy a file atomically.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    with atomic_path(path) as temporary:
+        shutil.copyfile(source, temporary)
 
 
 def remove_partials(folder: Path) -> None:

@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
+import numpy as np
+from jaxtyping import UInt8
+from torch import Tensor
+
 from clearice.errors import InputFileError
+from clearice.io.atomic import atomic_path
 from clearice.io.formats import PNG_MAGIC
 from clearice.io.sections import Pixels, one_line, reading, require_file
 
@@ -72,6 +77,20 @@ def open_png(path: Path) -> PngSections:
             "export it as grey PNG, TIFF or MRC",
         )
     return PngSections(path, (1, rows, columns))
+
+
+def write_png(path: Path, image: UInt8[Tensor, "rows columns"]) -> None:
+    """Write a grey picture, turned as it is read.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    # Slow to import, and seldom needed.
+    import imagecodecs
+
+    upright = np.ascontiguousarray(image.numpy()[::-1])
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(imagecodecs.png_encode(upright))
 
 
 def _check_chunks(content: bytes) -> None:

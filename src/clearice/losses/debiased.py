@@ -54,7 +54,7 @@ def amplitude_debiased(
     *,
     bins: int = 64,
     high: float = 0.5,
-    floor: float = 0.01,
+    floor: float = 0.3,
 ) -> Float[Tensor, "n"]:
     """Difference of ring amplitudes from those of the signal, of each sample.
 
@@ -83,7 +83,7 @@ def log_power_debiased(
     *,
     bins: int = 64,
     high: float = 0.5,
-    floor: float = 0.01,
+    floor: float = 0.3,
 ) -> Float[Tensor, "n"]:
     """Itakura–Saito divergence of ring powers from those of the signal, of each sample.
 

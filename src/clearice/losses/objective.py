@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from clearice.errors import ConfigError
 from clearice.loss_spec import Ramp, Weight, parse_term
 from clearice.losses.binding import bind, in_pixels
 from clearice.losses.fused import fourier_terms, is_fused
@@ -35,7 +36,16 @@ class Objective:
         self._terms = {
             text: bind(in_pixels(parse_term(text), pixel_size_angstrom)) for text in weights
         }
-        self._fused = [text for text, bound in self._terms.items() if is_fused(bound.term)]
+        self._trained = [
+            text for text, weight in weights.items() if isinstance(weight, Ramp) or weight != 0
+        ]
+        self._fused = [text for text in self._trained if is_fused(self._terms[text].term)]
+        if self.needs_halves and all(self._terms[text].targets == 1 for text in self._trained):
+            watched = next(t for t, bound in self._terms.items() if bound.targets == 2)
+            raise ConfigError(
+                f"loss '{watched}' cannot be watched alone: for two targets the sampler draws "
+                "other inputs; train with it, or leave it out"
+            )
 
     @property
     def needs_halves(self) -> bool:
@@ -94,11 +104,28 @@ class Objective:
             terms = [self._terms[name].term for name in self._fused]
             values |= zip(self._fused, fourier_terms(wide, *one, terms), strict=True)
         for name, term in self._terms.items():
-            if name not in self._fused:
+            if name in self._fused:
+                continue
+            with torch.set_grad_enabled(torch.is_grad_enabled() and name in self._trained):
                 values[name] = term.function(wide, *(one if term.targets == 1 else both))
-            if self.weights[name] == 0:
-                values[name] = values[name].detach()
         return values
+
+    def check(self, patch_size: int) -> None:
+        """Try every loss on empty patches, before anything is trained.
+
+        Args:
+            patch_size: Edge of the square patch, px.
+
+        Raises:
+            ConfigError: A loss cannot compare patches of that size.
+        """
+        patch = torch.zeros(1, 1, patch_size, patch_size)
+        for name, term in self._terms.items():
+            try:
+                with torch.no_grad():
+                    term.function(patch, *[patch] * term.targets)
+            except ConfigError as error:
+                raise ConfigError(f"loss '{name}', patches of {patch_size} px: {error}") from None
 
     def refusal(self, *, noisy: bool) -> str | None:
         """Return in one sentence why this sum should not be trained with, if so.
@@ -106,7 +133,7 @@ class Objective:
         Args:
             noisy: Whether targets hold noise, as in Noise2Noise.
         """
-        trained = {n: term for n, term in self._terms.items() if self.weights[n] != 0}
+        trained = {name: self._terms[name] for name in self._trained}
         if noisy:
             for name, term in trained.items():
                 if term.verdict is Verdict.BIASED:
@@ -114,8 +141,10 @@ class Objective:
                         f"loss '{name}' is biased by noisy targets: {term.why}; use "
                         f"{term.instead}, or clean targets"
                     )
-        if all(term.free for term in trained.values()):
-            name, term = next(iter(trained.items()))
+        # A weight that ends at 0 holds nothing at the end.
+        last = {name: t for name, t in trained.items() if weight_at(self.weights[name], 1.0) > 0}
+        if last and all(term.free for term in last.values()):
+            name, term = next(iter(last.items()))
             return (
                 f"loss '{name}' leaves {term.free} free; put an anchor beside it, for instance "
                 f"'mse + 0.05 {name}'"
@@ -129,14 +158,17 @@ def weight_at(weight: Weight, progress: float) -> float:
 
 
 def balancing_scales(norms: Float[Tensor, "terms"]) -> Float[Tensor, "terms"]:
-    """Return factors that give each loss a gradient as long as that of the first one.
+    """Return factors that give each loss a gradient as long as that of the first one that has any.
 
-    Weights are then shares of the first loss's gradient. A loss without a gradient is left alone.
+    Weights are then shares of the first loss's gradient. A loss without a gradient (one that is
+    watched) is left alone.
 
     Source: the static form of GradNorm (Chen et al., ICML 2018, with α = 0), in the prediction
     instead of the last shared weights, which costs no pass through the network.
     """
-    return torch.where(norms > 0, norms[0] / norms.clamp(min=1e-30), 1.0)
+    measured = norms > 0
+    first = norms.gather(0, measured.float().argmax().view(1))
+    return torch.where(measured, first / norms.clamp(min=1e-30), 1.0)
 
 
 def _gradient_norm(value: Float[Tensor, "n"], leaf: Tensor) -> Float[Tensor, ""]:

@@ -72,8 +72,8 @@ LOSSES: Final[dict[str, LossInfo]] = {
         "Σ w(k) |F p − F t|² / pixels², w(k) ~ k^power from low to high cycles/px, mean 1",
         "Parseval; Lehtinen et al. 2018",
         Verdict.SAFE,
-        "the weights are fixed, so at each frequency the minimiser is E[signal | input], the same "
-        "as with clean targets",
+        "the weights are fixed, so at each frequency that counts the minimiser is "
+        "E[signal | input], the same as with clean targets",
     ),
     "fourier-l1": LossInfo(
         fourier.fourier_l1,
@@ -90,7 +90,8 @@ LOSSES: Final[dict[str, LossInfo]] = {
         "profile likelihood of white noise in each ring",
         Verdict.NEAR_SAFE,
         "the minimiser is a mean of targets weighted by 1/(power of the residual in the ring): "
-        "E[signal | input] up to the relative spread of that power, about √(2/bins in the ring)",
+        "E[signal | input] up to the relative spread of that power: about √(2/bins in the ring) "
+        "where noise rules it, and more where the signal is left open",
         "mse or complex",
     ),
     "phase": LossInfo(
@@ -108,7 +109,8 @@ LOSSES: Final[dict[str, LossInfo]] = {
         "1 − mean over rings of Re Σ F p F t* / √(Σ|F p|² Σ|F t|²)",
         "Saxton & Baumeister 1982",
         Verdict.DIRECTION,
-        "the minimiser has the direction of E[signal | input] in each ring, and any amplitude",
+        "the minimiser has the direction of E[signal | input] in each ring where noise rules the "
+        "target, and any amplitude",
         _ANCHOR,
         free="the amplitude of every ring",
     ),
@@ -117,7 +119,8 @@ LOSSES: Final[dict[str, LossInfo]] = {
         "1 − Pearson's r of the pixels",
         "Pearson 1895",
         Verdict.DIRECTION,
-        "the minimiser is proportional to E[signal | input], with any gain and offset",
+        "the minimiser is proportional to E[signal | input] where noise rules the target, with any "
+        "gain and offset",
         "beside mse, for instance 'mse + 0.05 ncc'",
         free="gain and offset",
     ),
@@ -146,6 +149,7 @@ LOSSES: Final[dict[str, LossInfo]] = {
         Verdict.SAFE,
         "it is quadratic in a linear image of the prediction: the minimiser is E[signal | input] "
         "up to an offset",
+        free="the mean of the image",
     ),
     "sobel-l1": LossInfo(
         gradient.sobel_l1,
@@ -155,6 +159,7 @@ LOSSES: Final[dict[str, LossInfo]] = {
         "the minimiser is the median of the target's gradient given the input; independent noise "
         "is symmetric there, but a skewed signal is not",
         "gradient-l2",
+        free="the mean of the image",
     ),
     "sobel-magnitude": LossInfo(
         gradient.sobel_magnitude,

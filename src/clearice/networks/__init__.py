@@ -1,18 +1,48 @@
 """Networks: modules and an explicit registry."""
 
+from clearice.networks.blocks import pad_to_multiple
+from clearice.networks.classic import (
+    ClassicUNet,
+    ClassicUNetOptions,
+    TopazUNet,
+    TopazUNetOptions,
+)
+from clearice.networks.cost import Cost, cost
+from clearice.networks.fold import fold
 from clearice.networks.geometry import Geometry, measure_geometry
-from clearice.networks.plain import CNN3, ResCNN12
-from clearice.networks.registry import NETWORKS, NetworkInfo, build_network, parameter_count, place
-from clearice.networks.unet import UNet, pad_to_multiple
+from clearice.networks.nafnet import NAFNet, NAFNetOptions
+from clearice.networks.plain import CNN, CNNOptions, ResNet, ResNetOptions
+from clearice.networks.registry import (
+    NETWORKS,
+    NetworkInfo,
+    build_network,
+    find_network,
+    parameter_count,
+    place,
+)
+from clearice.networks.unet import UNet, UNetOptions
 
 __all__ = [
-    "CNN3",
+    "CNN",
     "NETWORKS",
+    "CNNOptions",
+    "ClassicUNet",
+    "ClassicUNetOptions",
+    "Cost",
     "Geometry",
+    "NAFNet",
+    "NAFNetOptions",
     "NetworkInfo",
-    "ResCNN12",
+    "ResNet",
+    "ResNetOptions",
+    "TopazUNet",
+    "TopazUNetOptions",
     "UNet",
+    "UNetOptions",
     "build_network",
+    "cost",
+    "find_network",
+    "fold",
     "measure_geometry",
     "pad_to_multiple",
     "parameter_count",

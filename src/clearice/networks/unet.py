@@ -1,70 +1,92 @@
-"""A residual U-Net without normalisation layers, so that a tile never depends on its content."""
+"""A residual U-Net that no tile's content can disturb."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 from typing import final
 
-import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from clearice.config import Config
+from clearice.networks.blocks import (
+    SHUFFLE,
+    Modulation,
+    Norm,
+    Stem,
+    Widths,
+    pad_to_multiple,
+    residual_blocks,
+)
 
-@final
-class _ResidualBlock(nn.Module):
-    """x + conv(act(conv(act(x)))), the last convolution starting at zero (Zhang et al., Fixup)."""
 
-    def __init__(self, width: int, dropout: float) -> None:
-        super().__init__()
-        self.dropout = dropout
-        self.first = nn.Conv2d(width, width, 3, padding=1)
-        self.second = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)  # type: ignore[arg-type]
+class UNetOptions(Config):
+    """Options of `UNet`."""
 
-    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-        h = self.first(functional.silu(x))
-        h = functional.dropout2d(functional.silu(h), self.dropout, self.training)
-        return x + self.second(h)
+    widths: Widths = Field((32, 64, 96, 128), description="channels of each level, finest first")
+    blocks: int = Field(1, ge=1, le=16, description="residual blocks a level, down and up")
+    stem: Stem = Field("unshuffle", description="2 × 2 pixels become four channels, or all stay")
+    norm: Norm = Field("none", description="after each convolution of a block")
+    condition: int = Field(0, ge=0, le=16, description="known numbers of an image to be given")
 
 
 @final
 class UNet(nn.Module):
-    """Residual U-Net on pixel-unshuffled input: 2 × 2 pixels become four channels, a quarter of the
-    pixels to compute on.
+    """Residual U-Net, by default on pixel-unshuffled input: 2 × 2 pixels become four channels, a
+    quarter of the pixels to compute on.
 
     Args:
-        widths: Channels of each level, finest first.
-        blocks: Residual blocks a level, on the way down and on the way up.
+        options: Widths and the like.
         dropout: Share of the channels of each block that is dropped while training, which keeps a
             network from learning the noise of a small data set by heart.
     """
 
-    def __init__(self, widths: tuple[int, ...], blocks: int, dropout: float = 0.0) -> None:
+    def __init__(self, options: UNetOptions, dropout: float = 0.0) -> None:
         super().__init__()
-        self.total_stride = 2 ** len(widths)
-        self.stem = nn.Conv2d(4, widths[0], 3, padding=1)
-        self.down = nn.ModuleList(_blocks(width, blocks, dropout) for width in widths)
+        widths, blocks, norm = options.widths, options.blocks, options.norm
+        self.shuffle = SHUFFLE[options.stem]
+        self.total_stride = self.shuffle * 2 ** (len(widths) - 1)
+        self.stem = nn.Conv2d(self.shuffle**2, widths[0], 3, padding=1)
+        self.down = nn.ModuleList(residual_blocks(w, blocks, dropout, norm) for w in widths)
         self.shrink = nn.ModuleList(
             nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairwise(widths)
         )
         self.grow = nn.ModuleList(
             nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in pairwise(widths)
         )
-        self.up = nn.ModuleList(_blocks(width, blocks, dropout) for width in widths[:-1])
-        self.head = nn.Conv2d(widths[0], 4, 3, padding=1)
+        self.up = nn.ModuleList(residual_blocks(w, blocks, dropout, norm) for w in widths[:-1])
+        self.head = nn.Conv2d(widths[0], self.shuffle**2, 3, padding=1)
+        conditioned = widths if options.condition else ()
+        self.modulate = nn.ModuleList(Modulation(options.condition, w) for w in conditioned)
 
-    def forward(self, x: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 h w"]:
+    def forward(
+        self, x: Float[Tensor, "n 1 h w"], condition: Float[Tensor, "n k"] | None = None
+    ) -> Float[Tensor, "n 1 h w"]:
+        """Denoise normalised images.
+
+        Args:
+            x: The images.
+            condition: Known numbers of each image, such as the logarithm of its dose, scaled to
+                about −1 to 1; None is the same as zeros.
+
+        Raises:
+            ValueError: A condition is given to a network without that option.
+        """
+        if condition is not None and len(self.modulate) == 0:
+            raise ValueError("this network was not built with the option 'condition'")
         height, width = x.shape[-2:]
         padded = pad_to_multiple(x, self.total_stride)
-        y = self._deep(functional.pixel_unshuffle(padded, 2))
-        return functional.pixel_shuffle(y, 2)[..., :height, :width]
+        y = self._deep(functional.pixel_unshuffle(padded, self.shuffle), condition)
+        return functional.pixel_shuffle(y, self.shuffle)[..., :height, :width]
 
-    def _deep(self, x: Tensor) -> Tensor:
+    def _deep(self, x: Tensor, condition: Tensor | None) -> Tensor:
         x = self.stem(x)
         skips: list[Tensor] = []
         for level, blocks in enumerate(self.down):
+            if condition is not None:
+                x = self.modulate[level](x, condition)
             x = blocks(x)
             if level < len(self.shrink):
                 skips.append(x)
@@ -72,24 +94,3 @@ class UNet(nn.Module):
         for level in reversed(range(len(self.grow))):
             x = self.up[level](skips[level] + self.grow[level](x))
         return self.head(x)
-
-
-def _blocks(width: int, count: int, dropout: float) -> nn.Sequential:
-    return nn.Sequential(*(_ResidualBlock(width, dropout) for _ in range(count)))
-
-
-def pad_to_multiple(x: Float[Tensor, "n c h w"], multiple: int) -> Float[Tensor, "n c hp wp"]:
-    """Mirror an image beyond its lower and right edge up to a multiple of `multiple` px."""
-    bottom, right = (-x.shape[-2] % multiple, -x.shape[-1] % multiple)
-    if bottom == 0 and right == 0:
-        return x
-    rows = _mirror_index(x.shape[-2], bottom, x.device)
-    columns = _mirror_index(x.shape[-1], right, x.device)
-    return x[..., rows, :][..., columns]
-
-
-def _mirror_index(length: int, extra: int, device: torch.device) -> Tensor:
-    # functional.pad(mode="reflect") refuses images smaller than the padding.
-    period = max(1, 2 * (length - 1))
-    index = torch.arange(length + extra, device=device) % period
-    return torch.minimum(index, period - index) if length > 1 else index * 0

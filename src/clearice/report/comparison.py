@@ -21,6 +21,11 @@ from clearice.report.render import METHODS, Section, Table, fill_page
 _PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#a6761d", "#7570b3")
 _MOST_PICTURES = 24
 _SUMMARY = ("snr_db", "rho", "psnr_db", "ssim")
+# One filter is given the truth; the other learns from the halves or the reference.
+_FILTERS = METHODS | {
+    "wiener_oracle": "radial Wiener (oracle: given the truth)",
+    "wiener": "radial Wiener (learnt from the data)",
+}
 _LAST = ("residual_noise", "bias", "seconds")
 
 Row = dict[str, Any]
@@ -87,21 +92,23 @@ def _ranking(results: Results) -> Section:
 def _paired_table(results: Results, keys: Sequence[str]) -> list[Table]:
     """Make the table of differences to the first variant of the grid, if there are others."""
     columns = {column["key"]: column for column in results["columns"]}
-    first = _reference(results)
+    first = results["reference"]
     rows = []
     for row in results["variants"]:
         means = {key: one["mean"] for key, one in row["against_first"].items()}
         spreads = {key: one["spread"] for key, one in row["against_first"].items()}
         cells = [_value(columns[key], means, spreads, sign="+") for key in keys]
-        if row is not first and means:
+        if row["name"] != first["name"] and means:
             rows.append((_title(row), cells))
     caption = f"Difference to “{first['label']}”, seed by seed: mean ± spread of the differences"
     return [Table(caption, [columns[key]["label"] for key in keys], rows)] if rows else []
 
 
 def _title(row: Row) -> str:
-    """Name a variant with its rank."""
-    return f"bound: {row['label']}" if row["bound"] else f"{row['rank'] or '–'}. {row['label']}"
+    """Name a variant with its rank, or why it has none."""
+    seeds = "" if row["n"] == row["asked"] else f" ({row['n']} of {row['asked']} seeds)"
+    place = "bound:" if row["bound"] else f"{row['rank']}." if row["rank"] else "no rank:"
+    return f"{place} {row['label']}{seeds}"
 
 
 def _better(columns: dict[str, Any], results: Results) -> str:
@@ -111,31 +118,48 @@ def _better(columns: dict[str, Any], results: Results) -> str:
 
 def _summary(results: Results) -> str:
     about, rows = results["about"], results["variants"]
-    seeds = max(row["n"] for row in rows)
+    seeds = max(row["asked"] for row in rows)
     count = len(about["micrographs"])
     text = (
         f"{len(rows)} variants, {seeds} seed{'s' if seeds > 1 else ''} each, trained on "
         f"{about['training_micrographs']} micrographs and scored on {count} held-out "
         f"{about['split']} micrograph{'s' if count > 1 else ''} at "
-        f"{about['pixel_size_angstrom']:g} Å/px; {about['weights']} weights; "
-        f"{results['context']['device']}."
+        f"{about['pixel_size_angstrom']:g} Å/px; {about['weights']} weights. "
+        f"{_machines(results['contexts'])}."
     )
-    if about["jobs_per_device"] > 1:
+    if (sharing := max(results["sharing"])) > 1:
+        unlike = " (not all alike)" if len(results["sharing"]) > 1 else ""
         text += (
-            f" Up to {about['jobs_per_device']} trainings shared a device: their times are longer "
-            "than alone."
+            f" Up to {sharing} trainings shared a device{unlike}: their times are longer than "
+            "alone."
         )
     if failures := len(about["failures"]):
-        text += f" Missing here, as they failed: {failures} training{'s' if failures > 1 else ''}."
+        text += (
+            f" Missing here, as they failed: {failures} training{'s' if failures > 1 else ''}. "
+            "Variants that lack a seed have no rank."
+        )
     return text
 
 
+def _machines(contexts: Sequence[dict[str, Any]]) -> str:
+    """Name all devices, and the versions if they differ."""
+    devices = " and ".join(dict.fromkeys(context["device"] for context in contexts))
+    others = [
+        f"{key} {', '.join(sorted(found))}"
+        for key in ("clearice", "torch", "python")
+        if len(found := {str(context[key]) for context in contexts if key in context}) > 1
+    ]
+    return f"{devices}; not all with the same {'; '.join(others)}" if others else devices
+
+
 def _distance(row: Row, best: Row, column: dict[str, Any]) -> str:
-    if row is best:
+    """Return by how much a variant is off the best: of its distance from 1, where 1 is best."""
+    if row is best and row["rank"]:
         return "best"
-    if column["key"] not in row["mean"]:
+    if row["merit"]["mean"] is None or not best["rank"]:
         return "–"
-    difference = row["mean"][column["key"]] - best["mean"][column["key"]]
+    difference = row["merit"]["mean"] - best["merit"]["mean"]
+    difference = difference if column["better"] == "high" else -difference
     text = f"{difference:+.{column['digits']}f}".replace("-", "−")
     return f"{text}\n≈\N{NO-BREAK SPACE}best" if row["like_best"] else text
 
@@ -152,7 +176,7 @@ def _table(results: Results, keys: Sequence[str], caption: str) -> Table:
     for method, numbers in results["baselines"].items():
         cells = [_value(columns[key], numbers, {}) for key in keys]
         if any(cell != "–" for cell in cells):
-            rows.append((METHODS[method], cells))
+            rows.append((_FILTERS[method], cells))
     return Table(caption, [columns[key]["label"] for key in keys], rows)
 
 
@@ -229,7 +253,7 @@ def _figures(results: Results) -> list[tuple[str, str]]:
         figures.append((title, _draw(lines, "correlation", **limits)))
     for key, *_ in present[:1]:
         reference = _reference(results)
-        if len(results["variants"]) > 1 and key in reference["curves"]:
+        if reference and len(results["variants"]) > 1 and key in reference["curves"]:
             caption = f"The same, less that of “{reference['label']}”; far outliers leave the frame"
             lines = _differences(results, key, reference)
             figures.append((caption, _draw(lines, "difference", y_limits=_common_range(lines))))
@@ -251,18 +275,20 @@ def _draw(lines: Sequence[Line], label: str, **options: Any) -> str:
     return line_figure(lines, _FREQUENCY, label, resolution_axis=True, legend_below=True, **options)
 
 
-def _reference(results: Results) -> Row:
-    """Return the variant that stands first in the grid."""
-    return min(results["variants"], key=lambda row: row["order"])
+def _reference(results: Results) -> Row | None:
+    """Return the variant that stands first in the grid, unless all its trainings failed."""
+    name = results["reference"]["name"]
+    return next((row for row in results["variants"] if row["name"] == name), None)
 
 
 def _coloured(results: Results) -> dict[str, str]:
-    """Give the best variants, and the first of the grid, a colour each."""
-    names = [row["name"] for row in results["variants"]]
-    first = _reference(results)["name"]
-    chosen = names[: len(_PALETTE)]
-    if first not in chosen:
-        chosen[-1] = first
+    """Give the best variants, the first of the grid and the best bound a colour each."""
+    rows = results["variants"]
+    names = [row["name"] for row in rows]
+    bounds = [row["name"] for row in rows if row["bound"]][:1]
+    wanted = [name for name in (results["reference"]["name"], *bounds) if name in names]
+    others = [name for name in names if name not in wanted][: len(_PALETTE) - len(wanted)]
+    chosen = [name for name in names if name in wanted or name in others]
     return dict(zip(chosen, _PALETTE, strict=False))
 
 

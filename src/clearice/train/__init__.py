@@ -1,18 +1,24 @@
 """Training: `run` builds, `fit` loops, `step.compute` is the maths."""
 
+from clearice.train.distributed import Place, find_place
 from clearice.train.loop import TrainReport, fit
-from clearice.train.run import CONFIG_NAME, METRICS_NAME, TrainResult, read_metrics, run
+from clearice.train.records import METRICS_NAME, read_metrics
+from clearice.train.run import CONFIG_NAME, FREE_ON_RESUME, TrainResult, check, run
 from clearice.train.state import TrainState
 from clearice.train.step import EagerStep, GraphedStep, make_step
 
 __all__ = [
     "CONFIG_NAME",
+    "FREE_ON_RESUME",
     "METRICS_NAME",
     "EagerStep",
     "GraphedStep",
+    "Place",
     "TrainReport",
     "TrainResult",
     "TrainState",
+    "check",
+    "find_place",
     "fit",
     "make_step",
     "read_metrics",

@@ -10,8 +10,10 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import reduce
+from itertools import zip_longest
 from operator import add
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -29,8 +31,11 @@ from clearice.metrics import (
     signal_transfer,
 )
 from clearice.networks import place
+from clearice.seeds import derive_seed
 
-# Crops bound the memory; evenly spaced ones of all micrographs bound the time.
+_Item = TypeVar("_Item")
+
+# Crops bound the memory; a random choice of them, the same each time, bounds the time.
 _CROP_PX = 1024
 _MOST_CROPS = 32
 _MOST_RINGS = 64
@@ -65,6 +70,7 @@ def calibrate(
     entries = data.entries(Split.VALIDATION)
     if info.calibration is not None or not entries:
         return info.calibration
+    say(f"measuring amplitudes on {len(_chosen(entries))} held-out crops")
     weights = {name: value.clone() for name, value in network.state_dict().items()}
     calibration = measure(place(network, device), info, data, entries, device)
     checkpoint.save(model, weights, replace(info, calibration=calibration), None)
@@ -96,8 +102,7 @@ def measure(
 
     # MPS has no float64, in which rings are summed.
     place_of_sums = torch.device("cpu") if device.type == "mps" else device
-    crops = [(entry, window) for entry in entries for window in _windows(entry)]
-    crops = crops[:: -(-len(crops) // _MOST_CROPS)]
+    crops = _chosen(entries)
     edge = min(span.stop - span.start for _, window in crops for span in window)
     n_rings = min(_MOST_RINGS, edge // 2)
     views = (_views(data, entry, window, place_of_sums) for entry, window in crops)
@@ -110,6 +115,21 @@ def measure(
         transfer=_listed(signal_transfer(smooth.denoised, smooth.raw), seen),
         micrographs=len({entry.name for entry, _ in crops}),
     )
+
+
+def _chosen(
+    entries: Sequence[MicrographEntry],
+) -> list[tuple[MicrographEntry, tuple[slice, slice]]]:
+    """Choose crops at random, from anywhere in a micrograph, as evenly as can be among them all."""
+    generator = torch.Generator().manual_seed(derive_seed("calibration"))
+
+    def shuffled(items: Sequence[_Item]) -> list[_Item]:
+        order = torch.randperm(len(items), generator=generator)
+        return [items[index] for index in order.tolist()]
+
+    each = [[(e, window) for window in shuffled(list(_windows(e)))] for e in shuffled(entries)]
+    rounds = zip_longest(*each)
+    return [crop for crops in rounds for crop in crops if crop is not None][:_MOST_CROPS]
 
 
 def _windows(entry: MicrographEntry) -> Iterator[tuple[slice, slice]]:

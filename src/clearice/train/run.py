@@ -4,34 +4,40 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import Tensor
 
 from clearice import __version__, checkpoint, io
 from clearice.config import TrainConfig, dump_config
 from clearice.data import (
     Dataset,
-    GridSampler,
     MicrographEntry,
-    PatchLoader,
-    Sampler,
     Split,
     open_dataset,
-    patches_of,
 )
 from clearice.errors import ConfigError, DatasetError, OutputError, TrainingInterruptedError
 from clearice.losses import Objective
 from clearice.networks import build_network, place
 from clearice.seeds import derive_seed
+from clearice.train import loaders
+from clearice.train.board import Board
 from clearice.train.calibrate import calibrate
-from clearice.train.loop import FitHooks, TrainReport, fit
-from clearice.train.state import TrainState, new_state, restore, snapshot
-from clearice.train.validate import Validator
+from clearice.train.distributed import Place, Ranks, connected
+from clearice.train.loop import TrainReport, fit
+from clearice.train.records import (
+    BOARD_NAME,
+    METRICS_NAME,
+    SAMPLES_NAME,
+    Recorder,
+    forget_after,
+)
+from clearice.train.samples import Samples, sample_patches
+from clearice.train.scaling import choose_scale, output_gain, scale_output
+from clearice.train.state import TrainState, new_state, restore
 
-METRICS_NAME = "metrics.jsonl"
 CONFIG_NAME = "config.yaml"
 
 
@@ -59,6 +65,8 @@ def run(
     device: torch.device,
     *,
     resume: bool = False,
+    calibrated: bool = True,
+    here: Place = Place(),  # noqa: B008  (frozen)
     report: Callable[[TrainReport], None] = lambda report: None,
     tick: Callable[[int, int], None] = lambda done, total: None,
     say: Callable[[str], None] = lambda message: None,
@@ -72,6 +80,9 @@ def run(
         config: How to train.
         device: Where to train.
         resume: Go on with the run in `out`.
+        calibrated: Measure the amplitudes of the best weights when they are found.
+        here: Which process this is, of those that train together: all call this alike, only the
+            first one writes files and calls the following three.
         report: Called at each interval.
         tick: Called after each step with (steps done, steps in all).
         say: Called with one line for each thing that the user should know.
@@ -84,39 +95,115 @@ def run(
         CheckpointError: Nothing to resume from.
         TrainingDivergedError: The loss is not finite.
         TrainingInterruptedError: Stopped by a signal; the state is saved.
+        RankLostError: Another process is gone.
     """
+    if not here.first:
+        report, tick, say = (lambda _: None), (lambda _, __: None), (lambda _: None)
+    with connected(here, device) as ranks:
+        state, last = _train(dataset, out, config, device, ranks, resume, report, tick, say)
+    model = out / checkpoint.BEST_NAME
+    if here.first and calibrated:
+        calibrate(model, open_dataset(dataset), device, say)
+    return TrainResult(model, state.step, state.seconds, last)
+
+
+def check(data: Dataset, config: TrainConfig) -> None:
+    """Refuse what cannot be trained, before anything is.
+
+    Args:
+        data: What would be trained on.
+        config: How.
+
+    Raises:
+        DatasetError: Frame groups or truth are missing, or patches do not fit.
+        UnknownNameError: No such network or loss.
+        ConfigError: A loss is biased by noise, or cannot compare such patches.
+    """
+    objective = Objective(config.loss, data.manifest.pixel_size_angstrom)
+    _guard(objective, config, lambda _: None)
+    objective.check(config.patch_size)
+    train, held_out = data.entries(Split.TRAIN), data.entries(Split.VALIDATION)
+    if objective.needs_halves and config.target == "noisy":
+        _check_groups(data.manifest.micrographs)
+    lacking = next((entry for entry in train + held_out if entry.truth is None), None)
+    if config.target == "clean" and lacking:
+        data.truth(lacking)  # says what is missing
+    largest = max((stage.scale for stage in config.stages), default=1)
+    loaders.check_patches(train, config, largest)
+    loaders.check_patches(held_out, config)
+    with torch.random.fork_rng(devices=[]):
+        build_network(config.network, config.dropout)
+
+
+def _train(
+    dataset: Path,
+    out: Path,
+    config: TrainConfig,
+    device: torch.device,
+    ranks: Ranks,
+    resume: bool,
+    report: Callable[[TrainReport], None],
+    tick: Callable[[int, int], None],
+    say: Callable[[str], None],
+) -> tuple[TrainState, TrainReport | None]:
+    """Build what a run needs and fit; return the final state and the last report."""
+    ranks.shared(config.batch_size)
     data = open_dataset(dataset)
     objective = Objective(config.loss, data.manifest.pixel_size_angstrom)
     _guard(objective, config, say)
+    objective.check(config.patch_size)
     if objective.needs_halves and config.target == "noisy":
         _check_groups(data.manifest.micrographs)
     state = _initial_state(config, device)
-    if resume and (out / CONFIG_NAME).exists() and not (out / checkpoint.LAST_NAME).exists():
-        say("the run was stopped before its first save: starting anew")
-        resume = False
-    if resume:
-        _resume(state, out, config, data)
-        say(f"resuming at step {state.step}")
-    else:
-        _start(out, config)
+    state.ranks = ranks
     train = data.entries(Split.TRAIN)
-    loader = _training_loader(data, train, config, device, halves=objective.needs_halves)
-    say(loader.choice.reason)
-    epochs_in_steps = config.epochs * steps_per_epoch(train, config)
+    _begin(state, out, config, data, resume, say)
+    epochs_in_steps = config.epochs * loaders.steps_per_epoch(train, config)
     total = epochs_in_steps if config.steps is None else config.steps
-    validator = _validator(data, objective, config, device, loader.cache)
+    stages = loaders.training_stages(data, train, config, device, ranks, total)
+    cache = stages[0].loader.choice
+    say(cache.reason)
+    if state.output_scale is None:
+        state.output_scale, reason = choose_scale(data, train, config)
+        say(reason)
+    scale_output(state.network, state.output_scale)
+    validator = loaders.validator(data, objective, config, device, cache.cache, ranks)
     if validator is None:
         say("warning: no validation micrographs; the last weights count as the best")
-    recorder = _Recorder(state, out, data, config, report, tick)
+    recorder = _recorder(state, out, data, config, report, tick, say)
     try:
-        fit(state, loader, validator, objective, config, total, recorder.hooks)
+        fit(state, stages, validator, config, total, recorder.hooks, say)
     except TrainingInterruptedError as stopped:
+        recorder.check()
         raise TrainingInterruptedError(
             f"{stopped}; its state is saved, go on with 'clearice train {dataset} --out {out} "
             "--resume'"
         ) from None
-    calibrate(out / checkpoint.BEST_NAME, data, device, say)
-    return TrainResult(out / checkpoint.BEST_NAME, state.step, state.seconds, recorder.last)
+    finally:
+        recorder.close()
+    recorder.check()
+    return state, recorder.last
+
+
+def _recorder(
+    state: TrainState,
+    out: Path,
+    data: Dataset,
+    config: TrainConfig,
+    report: Callable[[TrainReport], None],
+    tick: Callable[[int, int], None],
+    say: Callable[[str], None],
+) -> Recorder:
+    """Build what writes the files of a run; only the first rank has pictures to draw."""
+    first = state.ranks.place.first
+    board = Board(out / BOARD_NAME, state.step) if config.tensorboard and first else None
+    patches = sample_patches(data, config) if first else None
+    samples = None if patches is None else Samples(state, patches, out / SAMPLES_NAME, board)
+
+    def describe() -> checkpoint.ModelInfo:
+        return _describe(state, data, config)
+
+    return Recorder(state, out, describe, config.keep, report, tick, say, samples, board)
 
 
 def _guard(objective: Objective, config: TrainConfig, say: Callable[[str], None]) -> None:
@@ -131,18 +218,12 @@ def _guard(objective: Objective, config: TrainConfig, say: Callable[[str], None]
 
 def _check_groups(entries: Iterable[MicrographEntry]) -> None:
     for entry in entries:
-        if entry.shape[0] < 3:
+        if entry.shape[0] < 4:
             raise DatasetError(
-                f"{entry.file}: a loss of two independent targets needs three frame groups or "
+                f"{entry.file}: a loss of two independent targets needs four frame groups or "
                 f"more, and this has {entry.shape[0]}; prepare movies with --groups 8, or leave "
                 "out the debiased loss"
             )
-
-
-def steps_per_epoch(train: list[MicrographEntry], config: TrainConfig) -> int:
-    """Return the steps that draw as many patches as would cover the training micrographs once."""
-    patches = sum(patches_of(entry.shape, config.patch_size) for entry in train)
-    return max(1, -(-patches // config.batch_size))
 
 
 def _initial_state(config: TrainConfig, device: torch.device) -> TrainState:
@@ -151,6 +232,37 @@ def _initial_state(config: TrainConfig, device: torch.device) -> TrainState:
         torch.manual_seed(derive_seed(config.seed, "weights"))
         network = build_network(config.network, config.dropout)
     return new_state(place(network, device).train(), config)
+
+
+def _begin(
+    state: TrainState,
+    out: Path,
+    config: TrainConfig,
+    data: Dataset,
+    resume: bool,
+    say: Callable[[str], None],
+) -> None:
+    """Start a run or go on with one; only the first rank writes."""
+    if resume and (out / CONFIG_NAME).exists() and not (out / checkpoint.LAST_NAME).exists():
+        say("the run was stopped before its first save: starting anew")
+        resume = False
+    ranks = state.ranks
+    if resume:
+        _resume(state, out, config, data)
+        say(f"resuming at step {state.step}")
+    ranks.check_agreement(_fingerprint(state), "what they would train")
+    if ranks.place.first:
+        if resume:
+            forget_after(state.step, out)
+        else:
+            _start(out, config)
+    ranks.wait()
+
+
+def _fingerprint(state: TrainState) -> Tensor:
+    """Return some numbers that tell one state from another."""
+    sums = [value.double().sum().cpu() for value in state.average.values()]
+    return torch.stack([torch.tensor(float(state.step), dtype=torch.float64), *sums])
 
 
 def _start(out: Path, config: TrainConfig) -> None:
@@ -164,162 +276,46 @@ def _start(out: Path, config: TrainConfig) -> None:
 
 
 # These change how a run is carried out, not what it computes.
-_FREE_ON_RESUME = {"cache", "checkpoint_seconds", "cuda_graph", "workers"}
+FREE_ON_RESUME = {
+    "cache",
+    "checkpoint_seconds",
+    "cuda_graph",
+    "keep",
+    "samples",
+    "tensorboard",
+    "workers",
+}
 
 
 def _resume(state: TrainState, out: Path, config: TrainConfig, data: Dataset) -> None:
     info, weights, saved = checkpoint.load_training(out / checkpoint.LAST_NAME)
-    io.remove_partials(out)
     if info.dataset_sha256 != data.checksum():
         raise DatasetError(
             f"{data.folder}: is not the data set that {out} was trained on; give that one, or "
             "start a new run"
         )
+    # Settings that a run of an older version does not name had their defaults.
+    before = {**TrainConfig().model_dump(mode="json"), **info.config}
     changed = [
-        f"{key} was {info.config.get(key)!r} and is now {value!r}"
+        f"{key} was {before[key]!r} and is now {value!r}"
         for key, value in config.model_dump(mode="json").items()
-        if info.config.get(key) != value and key not in _FREE_ON_RESUME
+        if json.dumps(before[key]) != json.dumps(value) and key not in FREE_ON_RESUME
     ]
     if changed:
         raise ConfigError(f"{out}: cannot resume with another configuration: {'; '.join(changed)}")
     restore(state, weights, saved)
-    metrics = out / METRICS_NAME
-    kept = [record for record in read_metrics(metrics) if record["step"] <= state.step]
-    io.write_text(metrics, "".join(json.dumps(record) + "\n" for record in kept))
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read `metrics.jsonl`; a last line that a kill cut short is left out."""
-    if not path.is_file():
-        return []
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return records
-
-
-def _check_patches(entries: list[MicrographEntry], config: TrainConfig) -> None:
-    for entry in entries:
-        if min(entry.shape[1:]) < config.patch_size:
-            raise DatasetError(
-                f"{entry.file}: {entry.shape[1]} × {entry.shape[2]} px is smaller than a patch; "
-                f"use --patch-size {min(entry.shape[1:])} or less"
-            )
-
-
-def _training_loader(
-    data: Dataset,
-    train: list[MicrographEntry],
-    config: TrainConfig,
-    device: torch.device,
-    *,
-    halves: bool,
-) -> PatchLoader:
-    if not train:
-        raise DatasetError(f"{data.folder}: has no training micrographs; prepare it again")
-    _check_patches(train, config)
-    sampler = Sampler(
-        [entry.shape for entry in train],
-        config.patch_size,
-        config.batch_size,
-        config.seed,
-        augment=config.augment,
-        exchangeable=data.manifest.roles == "exchangeable",
-        smallest_input=config.smallest_input,
-        weight_by_dose=config.weight_by_dose,
-        window=config.window,
-        fewest_targets=2 if halves and config.target == "noisy" else 1,
+def _describe(state: TrainState, data: Dataset, config: TrainConfig) -> checkpoint.ModelInfo:
+    """Return what to know about the network as it is now."""
+    return checkpoint.ModelInfo(
+        network=config.network,
+        pixel_size_angstrom=data.manifest.pixel_size_angstrom,
+        dose_e_per_A2=data.manifest.dose_e_per_A2,
+        output_gain=output_gain(data, config, state.output_scale or 1.0),
+        target=config.target,
+        step=state.step,
+        config=config.model_dump(mode="json"),
+        clearice_version=__version__,
+        dataset_sha256=data.checksum(),
     )
-    return PatchLoader(
-        data,
-        train,
-        sampler,
-        config.patch_size,
-        device,
-        config.cache,
-        clean=config.target == "clean",
-        workers=config.workers,
-        halves=halves,
-    )
-
-
-def _validator(
-    data: Dataset, objective: Objective, config: TrainConfig, device: torch.device, cache: Any
-) -> Validator | None:
-    held_out = data.entries(Split.VALIDATION)
-    if not held_out:
-        return None
-    _check_patches(held_out, config)
-    grid = GridSampler([e.shape for e in held_out], config.patch_size, config.batch_size)
-    clean = config.target == "clean"
-    loader = PatchLoader(
-        data,
-        held_out,
-        grid,
-        config.patch_size,
-        device,
-        cache,
-        clean=clean,
-        workers=config.workers,
-        halves=objective.needs_halves,
-    )
-    return Validator(
-        loader,
-        len(grid),
-        objective,
-        data.manifest.pixel_size_angstrom,
-        comparable=not clean and _equal_halves(data, held_out),
-    )
-
-
-def _equal_halves(data: Dataset, entries: list[MicrographEntry]) -> bool:
-    """Tell whether even and odd groups hold the same dose, as the truth estimate needs."""
-    return data.manifest.roles == "exchangeable" and all(
-        abs(sum(entry.weights[::2]) - 0.5) < 0.02 for entry in entries
-    )
-
-
-class _Recorder:
-    """Writes metrics and checkpoints, and keeps the last report."""
-
-    def __init__(
-        self,
-        state: TrainState,
-        out: Path,
-        data: Dataset,
-        config: TrainConfig,
-        report: Callable[[TrainReport], None],
-        tick: Callable[[int, int], None],
-    ) -> None:
-        self._state, self._out, self._data, self._config = state, out, data, config
-        self._checksum = data.checksum()
-        self._report = report
-        self.last: TrainReport | None = None
-        self.hooks = FitHooks(self._on_report, self._on_save, tick)
-
-    def _on_report(self, report: TrainReport) -> None:
-        self.last = report
-        with (self._out / METRICS_NAME).open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps(asdict(report)) + "\n")
-        self._report(report)
-
-    def _on_save(self, best: bool) -> None:
-        info = checkpoint.ModelInfo(
-            network=self._config.network,
-            pixel_size_angstrom=self._data.manifest.pixel_size_angstrom,
-            dose_e_per_A2=self._data.manifest.dose_e_per_A2,
-            # Truth is on the scale of the input; a target of another dose need not be.
-            output_gain=1.0 if self._config.target == "clean" else self._data.manifest.target_gain,
-            target=self._config.target,
-            step=self._state.step,
-            config=self._config.model_dump(mode="json"),
-            clearice_version=__version__,
-            dataset_sha256=self._checksum,
-        )
-        if best:
-            checkpoint.save(self._out / checkpoint.BEST_NAME, self._state.average, info, None)
-        last = self._out / checkpoint.LAST_NAME
-        checkpoint.save(last, self._state.average, info, snapshot(self._state))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, final
 
@@ -13,10 +14,12 @@ from clearice.config import TrainConfig
 from clearice.errors import ConfigError
 from clearice.losses import Objective, balancing_scales, weight_at
 from clearice.seeds import derive_seed
+from clearice.train.backward import Memory, autocast, backward
+from clearice.train.schedules import learning_rate
 from clearice.train.state import (
     TrainState,
     average_weight,
-    learning_rate,
+    is_graphed,
     set_learning_rate,
     update_average,
     update_norms,
@@ -55,23 +58,58 @@ def compute(
     batch: PatchBatch,
     config: TrainConfig,
     knobs: Knobs,
+    memory: Memory,
 ) -> LossOutput:
     """Do all of a step that runs on the device: no value of it is waited for."""
-    half = config.precision == "bfloat16"
-    with torch.autocast(batch.input.device.type, torch.bfloat16, enabled=half):
-        prediction = network(batch.input)
     factors = knobs.factors
     if config.balance:
         factors = factors * balancing_scales(state.gradient_norms)
-    output = objective(
-        prediction, batch.target, batch.weight, halves=batch.target_halves, factors=factors
+    statistics = [(buffer, buffer.clone()) for buffer in state.network.buffers()]
+    scale = state.guard.scale if state.guard.scaled else None
+    output = memory.fit(
+        state.network,
+        len(batch.input),
+        lambda pieces: backward(network, objective, batch, config, factors, scale, pieces),
     )
-    output.total.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(state.network.parameters(), config.gradient_clip)
-    state.optimizer.step()
+    state.ranks.average_gradients(state.network)
+    _clip_gradients(state, config.gradient_clip)
+    state.optimizer.step()  # unless the guard says no
     state.optimizer.zero_grad(set_to_none=True)
-    update_average(state, knobs.average)
+    _undo(statistics, state.guard.skip)
+    update_average(state, knobs.average * (1 - state.guard.skip))
     return output
+
+
+@torch.no_grad()
+def _clip_gradients(state: TrainState, largest: float) -> None:
+    """Bring gradients to scale 1 and at most a length, and let the guard judge them."""
+    gradients = [p.grad for p in state.network.parameters() if p.grad is not None]
+    scale = state.guard.scale.clone()
+    norm = nn.utils.get_total_norm(gradients) / scale
+    state.guard.judge(norm.isfinite())
+    torch._foreach_mul_(gradients, (largest / (norm + 1e-6)).clamp(max=1.0) / scale)
+
+
+@torch.no_grad()
+def _undo(statistics: list[tuple[Tensor, Tensor]], skip: Float[Tensor, ""]) -> None:
+    """Put back what normalisations counted in a step that is left out."""
+    for buffer, before in statistics:
+        buffer.copy_(torch.where(skip > 0, before, buffer))
+
+
+@torch.no_grad()
+def gradient_norms(
+    state: TrainState, objective: Objective, batch: PatchBatch, config: TrainConfig
+) -> Float[Tensor, "terms"]:
+    """Measure the gradient of each loss in the prediction, without its weight.
+
+    Nothing is dropped, so that looking changes no random number that training draws.
+    """
+    state.network.eval()
+    with autocast(batch.input.device, config):
+        prediction = state.network(batch.input)
+    state.network.train()
+    return objective.gradient_norms(prediction, batch.target, batch.target_halves)
 
 
 @final
@@ -84,6 +122,7 @@ class EagerStep:
         objective: The loss.
         config: Precision, schedule, clipping, averaging.
         total: Steps of the whole run.
+        memory: In how many pieces a batch fits.
     """
 
     def __init__(
@@ -93,7 +132,9 @@ class EagerStep:
         objective: Objective,
         config: TrainConfig,
         total: int,
+        memory: Memory | None = None,
     ) -> None:
+        self._memory = memory or Memory(config.accumulate)
         self._state = state
         self._network = network
         self._objective = objective
@@ -114,7 +155,8 @@ class EagerStep:
     def prepare(self, batch: PatchBatch) -> None:
         """Set what depends on the step's number."""
         state, config = self._state, self._config
-        set_learning_rate(state.optimizer, learning_rate(state.step, self._total, config))
+        rate = learning_rate(state.step, self._total, config, state.plateau.lost)
+        set_learning_rate(state.optimizer, rate)
         self._knobs.average.fill_(average_weight(state.step + 1, config.ema_decay))
         progress = state.step / self._total
         for index, weight in enumerate(self._objective.weights.values()):
@@ -125,19 +167,25 @@ class EagerStep:
             self._measure_gradients(batch)
         if config.dropout > 0:
             # Drawn from (seed, step) like the samples, so that a resumed run drops the same.
-            torch.manual_seed(derive_seed(config.seed, "dropout", state.step))
+            # Each rank drops for its own share of the batch.
+            rank = (state.ranks.place.rank,) if state.ranks.place.rank else ()
+            torch.manual_seed(derive_seed(config.seed, "dropout", state.step, *rank))
 
     def compute(self, batch: PatchBatch) -> LossOutput:
         """Do what runs on the device."""
         return compute(
-            self._state, self._network, self._objective, batch, self._config, self._knobs
+            self._state,
+            self._network,
+            self._objective,
+            batch,
+            self._config,
+            self._knobs,
+            self._memory,
         )
 
-    @torch.no_grad()
     def _measure_gradients(self, batch: PatchBatch) -> None:
-        prediction = self._network(batch.input)
-        norms = self._objective.gradient_norms(prediction, batch.target, batch.target_halves)
-        update_norms(self._state, norms)
+        norms = gradient_norms(self._state, self._objective, batch, self._config)
+        update_norms(self._state, self._state.ranks.norm_of_mean(norms))
 
 
 @final
@@ -218,6 +266,11 @@ class GraphedStep:
         try:
             with torch.cuda.graph(graph, stream=self._stream):
                 output = self._eager.compute(batch)
+        except torch.OutOfMemoryError:
+            raise ConfigError(
+                "the training step does not fit into the GPU's memory as a CUDA graph; train with "
+                "--no-cuda-graph, or in smaller pieces with --accumulate"
+            ) from None
         except RuntimeError as error:
             # Random numbers cannot be drawn after that, so there is no going on without a graph.
             reason = " ".join(str(error).split())[:120]
@@ -229,7 +282,11 @@ class GraphedStep:
 
 
 def make_step(
-    state: TrainState, objective: Objective, config: TrainConfig, total: int
+    state: TrainState,
+    objective: Objective,
+    config: TrainConfig,
+    total: int,
+    say: Callable[[str], None] = lambda message: None,
 ) -> EagerStep | GraphedStep:
     """Return the fastest step for a configuration and device.
 
@@ -238,9 +295,11 @@ def make_step(
         objective: The loss.
         config: How to train.
         total: Steps of the whole run.
+        say: Called with one line if a batch needs more memory than there is.
     """
     network = torch.compile(state.network) if config.compile else state.network
-    eager = EagerStep(state, network, objective, config, total)  # type: ignore[arg-type]
-    if state.gradient_norms.is_cuda and config.cuda_graph and not config.compile:
+    memory = Memory(config.accumulate, say)
+    eager = EagerStep(state, network, objective, config, total, memory)  # type: ignore[arg-type]
+    if is_graphed(config, state.gradient_norms.device):
         return GraphedStep(eager, state)
     return eager

@@ -14,6 +14,7 @@ from clearice.data import PatchLoader
 from clearice.fourier import highpass
 from clearice.losses import Objective
 from clearice.metrics import snr_db
+from clearice.train.distributed import ALONE, Ranks
 
 _HIGHPASS_ANGSTROM = 400.0
 
@@ -47,6 +48,7 @@ class Validator:
         objective: The loss, for its parts.
         pixel_size_angstrom: Å/px.
         comparable: Whether input and target have the same dose and scale.
+        ranks: Processes that each score a share of the patches.
     """
 
     def __init__(
@@ -57,18 +59,26 @@ class Validator:
         pixel_size_angstrom: float,
         *,
         comparable: bool,
+        ranks: Ranks = ALONE,
     ) -> None:
+        self._ranks = ranks
         self._loader = loader
         self._n_batches = n_batches
         self._objective = objective
         self._cutoff = pixel_size_angstrom / _HIGHPASS_ANGSTROM
         self._comparable = comparable
 
+    def cost(self, scores: Validation) -> float:
+        """Return what is the lower the better: −correlation, or the error where halves differ."""
+        if not self._comparable:
+            return scores.mse
+        return 1.0 if scores.correlation is None else -scores.correlation
+
     @torch.no_grad()
     def __call__(self, network: nn.Module, weights: dict[str, Tensor]) -> Validation:
         """Score a network with the given weights."""
         network.eval()
-        errors, patches = 0.0, 0
+        errors, patches = 0.0, 0.0
         parts: dict[str, float] = dict.fromkeys(self._objective.weights, 0.0)
         moments = torch.zeros(5, dtype=torch.float64)
         for batch in self._loader.batches(0, self._n_batches):
@@ -81,10 +91,13 @@ class Validator:
             moments += self._moments(output, batch.input, batch.target)
             patches += n
         network.train()
+        sums = torch.tensor([errors, patches, *parts.values()], dtype=torch.float64)
+        totals = self._ranks.sum(torch.cat([moments, sums]))
+        moments, (errors, patches, *values) = totals[:5], totals[5:].tolist()
         rho = _correlation(moments) if self._comparable else None
         return Validation(
             mse=errors / patches,
-            parts={name: value / patches for name, value in parts.items()},
+            parts={name: v / patches for name, v in zip(parts, values, strict=True)},
             correlation=rho,
             snr_db=None if rho is None else snr_db(rho),
         )

@@ -16,6 +16,7 @@ from clearice.benchmark.timing import context
 from clearice.config import TrainConfig
 from clearice.data import Split, open_dataset
 from clearice.data.caches import choose_cache, stack_bytes
+from clearice.errors import BatchError
 from clearice.networks import parameter_count
 from clearice.report.pictures import detail_crop, levelled_crop
 
@@ -84,13 +85,26 @@ class Job:
         return {"settings": self.settings, "dataset_sha256": self.dataset_sha256}
 
 
-def run_cell(job: Job, device: torch.device, sharing: int, tick: Tick, say: Say) -> None:
+@dataclass(frozen=True)
+class Neighbours:
+    """How many trainings go on at a time, this one among them.
+
+    Attributes:
+        device: Of those on the same device, which share its memory.
+        machine: On all devices, which share the main memory.
+    """
+
+    device: int = 1
+    machine: int = 1
+
+
+def run_cell(job: Job, device: torch.device, beside: Neighbours, tick: Tick, say: Say) -> None:
     """Do one cell; `scores.json` comes last, so that a cell that has it is done.
 
     Args:
         job: What to do. A training that was begun goes on.
         device: Where.
-        sharing: How many trainings share the device's memory.
+        beside: The trainings that go on at the same time.
         tick: Called after each step with (steps done, steps in all).
         say: Called with one line for each thing worth a line in the log.
 
@@ -101,7 +115,7 @@ def run_cell(job: Job, device: torch.device, sharing: int, tick: Tick, say: Say)
     io.ensure_folder(folder)
     io.remove_partials(folder)
     io.write_json(folder / RECORD_NAME, job.record)
-    trained, parts = _train(job, folder / "run", device, sharing, tick, say)
+    trained, parts = _train(job, folder / "run", device, beside, tick, say)
     wall = time.perf_counter() - start
     model = checkpoint.LAST_NAME if job.weights == "last" else checkpoint.BEST_NAME
     denoiser = denoise.Denoiser(folder / "run" / model, device)
@@ -110,7 +124,7 @@ def run_cell(job: Job, device: torch.device, sharing: int, tick: Tick, say: Say)
     denoise.denoise_dataset(
         Path(job.dataset), denoiser, images, Split(job.split), halves=job.halves
     )
-    scores = score_images(job, images)
+    scores = score_images(job, images, baselines=False)
     if job.crops:
         _keep_crops(job, images, folder / "crops")
     shutil.rmtree(images)
@@ -127,6 +141,7 @@ def run_cell(job: Job, device: torch.device, sharing: int, tick: Tick, say: Say)
                 "steps": trained.steps,
                 "parameters": parameter_count(denoiser.network),
                 "parts": parts,
+                "sharing": beside.device,
             },
             "scores": scores,
         },
@@ -134,62 +149,101 @@ def run_cell(job: Job, device: torch.device, sharing: int, tick: Tick, say: Say)
 
 
 def _train(
-    job: Job, run: Path, device: torch.device, sharing: int, tick: Tick, say: Say
+    job: Job, run: Path, device: torch.device, beside: Neighbours, tick: Tick, say: Say
 ) -> tuple[train.TrainResult, dict[str, float]]:
     """Train, or go on with it, and return the result with the last means of the losses."""
     config = TrainConfig.model_validate(job.settings)
-    config = config.model_copy(update=_share(config, Path(job.dataset), device, sharing))
+    config = config.model_copy(update=_share(config, Path(job.dataset), device, beside))
     resume = (run / train.CONFIG_NAME).exists()
-    trained = train.run(Path(job.dataset), run, config, device, resume=resume, tick=tick, say=say)
+    trained = train.run(
+        Path(job.dataset),
+        run,
+        config,
+        device,
+        resume=resume,
+        calibrated=False,  # scores know nothing of it
+        tick=tick,
+        say=say,
+    )
     records = train.read_metrics(run / train.METRICS_NAME)
     return trained, records[-1]["parts"] if records else {}
 
 
 def _share(
-    config: TrainConfig, dataset: Path, device: torch.device, sharing: int
+    config: TrainConfig, dataset: Path, device: torch.device, beside: Neighbours
 ) -> dict[str, Any]:
     """Return settings that leave room for the trainings that share the device."""
     changes: dict[str, Any] = {}
     if config.cache == "auto":
         entries = open_dataset(dataset).entries(Split.TRAIN)
         size = stack_bytes(entries, clean=config.target == "clean")
-        changes["cache"] = choose_cache("auto", sharing * size, device).cache
+        devices = -(-beside.machine // beside.device)
+        choice = choose_cache("auto", beside.device * size, device, copies=devices)
+        changes["cache"] = choice.cache
     if config.workers is None:
         changes["workers"] = max(1, min(8, torch.get_num_threads() - 1))
     return changes
 
 
-def score_images(job: Job, images: Path) -> dict[str, Any]:
+def score_images(
+    job: Job,
+    images: Path,
+    *,
+    baselines: bool,
+    progress: Callable[[float, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
     """Score denoised images by what there is: truth, the other half, or a reference.
+
+    Args:
+        job: What to score by.
+        images: Folder of `raw` and `denoised`, and so on for halves.
+        baselines: Score the raw images and plain filters of them instead of the denoised ones.
+        progress: Called with (sets of scores done, parts of them counted; sets in all).
 
     Returns:
         Score sets by name: `full_dose` against the truth, `halves` each against the other, `pairs`
         against the reference of another dose (and the truth).
+
+    Raises:
+        BatchError: Some micrographs cannot be scored, so that the others would not be comparable.
     """
+    sets = _cases(job, images, "raw" if baselines else "denoised")
+    scores = {}
+    for index, (name, cases) in enumerate(sets.items()):
+
+        def update(done: int, total: int, index: int = index) -> None:
+            progress(index + done / total, len(sets))
+
+        scored = evaluate.score(cases, update, baselines=baselines)
+        if scored.failures:
+            raise BatchError(scored.failures, len(cases))
+        scores[name] = scored.values
+        del scores[name]["files"]  # they are not kept
+    return scores
+
+
+def _cases(job: Job, images: Path, method: str) -> dict[str, list[evaluate.Case]]:
+    """Match the images of a method (`denoised` or `raw`) with what they are judged by."""
     truth = None if job.truth is None else Path(job.truth)
     sets: dict[str, list[evaluate.Case]] = {}
     if job.reference is not None:
         sets["pairs"] = evaluate.match_cases(
-            images / "denoised", images / "raw", Path(job.reference), truth
+            images / method, images / "raw", Path(job.reference), truth
         )
     elif truth is not None:
-        sets["full_dose"] = evaluate.match_cases(images / "denoised", images / "raw", truth=truth)
+        sets["full_dose"] = evaluate.match_cases(images / method, images / "raw", truth=truth)
     if job.halves:
         sets["halves"] = [
             case
             for one, other in (("even", "odd"), ("odd", "even"))
             for case in evaluate.match_cases(
-                images / f"denoised_{one}",
+                images / f"{method}_{one}",
                 images / f"raw_{one}",
                 reference=images / f"raw_{other}",
-                denoised_other=images / f"denoised_{other}",
+                denoised_other=images / f"{method}_{other}",
             )
         ]
-    scores = {}
-    for name, cases in sets.items():
-        scores[name] = evaluate.score(cases).values
-        del scores[name]["files"]  # they are not kept
-    return scores
+    return sets
 
 
 def _keep_crops(job: Job, images: Path, out: Path) -> None:

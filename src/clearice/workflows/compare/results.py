@@ -12,7 +12,8 @@ from clearice.errors import ConfigError, UnknownNameError
 from clearice.evaluate.score import BANDS_ANGSTROM
 from clearice.workflows.compare.variants import Cell, Variant, settings_of
 
-BASELINES = ("raw", "gaussian_best", "wiener")
+# A Wiener filter that is given the truth is another one than that which learns from the data.
+BASELINES = ("raw", "gaussian_best", "wiener_oracle", "wiener")
 Numbers = dict[str, float | None]
 
 
@@ -75,17 +76,55 @@ def check_column(key: str) -> Column:
     return COLUMNS[key]
 
 
+def check_possible(key: str, about: dict[str, Any], *, halves: bool) -> None:
+    """Refuse a column that this comparison cannot have, whatever its trainings give.
+
+    Args:
+        key: The column.
+        about: Of the comparison: truth, reference, pixel size.
+        halves: Some variant is scored by its halves.
+
+    Raises:
+        UnknownNameError: There is no such column.
+        ConfigError: What it needs is not there.
+    """
+    check_column(key)
+    finest = 2 * about["pixel_size_angstrom"]
+    bands = [f"{low}-{high}" for low, high in BANDS_ANGSTROM if low > finest]
+    known = {"seconds"}
+    if about["truth"] is not None:
+        known |= {"snr_db", "psnr_db", "ssim", *(f"truth_frc_{band}" for band in bands)}
+    if halves:
+        known |= {"rho", "residual_noise", "bias"}
+    if halves or about["reference"] is not None:
+        known |= {f"frc_{band}" for band in bands}
+    if halves or about["reference"] is not None or about["truth"] is not None:
+        known |= {f"transfer_{band}" for band in bands}
+    if key not in known:
+        names = ", ".join(name for name in COLUMNS if name in known)
+        raise ConfigError(f"no variant can have '{key}' to be ranked by; --rank-by one of: {names}")
+
+
 def numbers_of(scores: dict[str, Any], method: str) -> Numbers:
     """Return the numbers of one method (`denoised`, or a baseline) from all sets of scores."""
     numbers: Numbers = {}
     for values in scores.values():
+        name = _name_in(values, method)
         if "truth" in values:
-            numbers |= _truth_numbers(values["truth"], method)
+            numbers |= _truth_numbers(values["truth"], name)
         if "reference" in values:
-            numbers = _reference_numbers(values["reference"], method) | numbers
+            numbers = _reference_numbers(values["reference"], name) | numbers
     if "pairs" in scores:  # ρ needs halves of equal dose, and the data set says they are not
         numbers.pop("rho", None)
     return {key: numbers[key] for key in COLUMNS if key in numbers}
+
+
+def _name_in(values: dict[str, Any], method: str) -> str:
+    """Return what a set of scores calls a method; nothing is found under an empty name."""
+    if not method.startswith("wiener"):
+        return method
+    oracle = "oracle" in values.get("wiener", "")
+    return "wiener" if oracle == (method == "wiener_oracle") else ""
 
 
 def _truth_numbers(truth: dict[str, Any], method: str) -> Numbers:
@@ -114,44 +153,64 @@ def _prefixed(prefix: str, values: dict[str, float | None]) -> Numbers:
 
 
 def gather(
-    cells: Sequence[tuple[Cell, dict[str, Any]]], about: dict[str, Any], rank_by: str | None
+    cells: Sequence[tuple[Cell, dict[str, Any]]],
+    grid: Sequence[Cell],
+    about: dict[str, Any],
+    rank_by: str | None,
+    baselines: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Put all cells together.
 
     Args:
-        cells: Each with what its `scores.json` holds.
+        cells: Those that are done, each with what its `scores.json` holds.
+        grid: All cells that were asked for, in their order.
         about: What holds for all.
         rank_by: A column, or None for the best yardstick there is.
+        baselines: Sets of scores of the plain filters; None: those beside the scores of the cells.
 
     Raises:
         ConfigError: No variant has a number in the column to rank by.
     """
-    variants = {cell.variant.name: cell.variant for cell, _ in cells}
-    rows = [
-        {"order": order}
-        | _row(variant, [(c, v) for c, v in cells if c.variant.name == variant.name])
-        for order, variant in enumerate(variants.values())
-    ]
+    variants = list({cell.variant.name: cell.variant for cell in grid}.values())
+    rows = []
+    for order, variant in enumerate(variants):
+        done = [(cell, values) for cell, values in cells if cell.variant.name == variant.name]
+        asked = sum(cell.variant.name == variant.name for cell in grid)
+        if done:
+            rows.append({"order": order, "asked": asked} | _row(variant, done))
+    first = next((row for row in rows if row["order"] == 0), None)
     for row in rows:
-        row["against_first"] = _paired(row, rows[0])
+        row["against_first"] = {} if first is None else _paired(row, first)
     column = _ranking_column(rows, rank_by)
     _rank(rows, column)
-    first = cells[0][1]
-    baselines = {}
-    for method in BASELINES:
-        baselines[method] = _first_numbers([values["scores"] for _, values in cells], method)
+    scores = [values["scores"] for _, values in cells]
+    plain = [*([baselines] if baselines else []), *scores]
+    filters = {method: _first_numbers(plain, method) for method in BASELINES}
     used = [key for key in COLUMNS if any(row["mean"].get(key) is not None for row in rows)]
     return {
         "format": "clearice-comparison",
         "version": 1,
-        "context": first["context"],
+        "context": cells[0][1]["context"],
+        "contexts": _distinct(values["context"] for _, values in cells),
+        "sharing": sorted({values["training"].get("sharing", 1) for _, values in cells}),
         "about": about,
+        "reference": {"name": variants[0].name, "label": variants[0].label},
         "ranked_by": column.key,
         "columns": [asdict(COLUMNS[key]) for key in used],
-        "baselines": {name: numbers for name, numbers in baselines.items() if numbers},
-        "curves": _baseline_curves([values["scores"] for _, values in cells]),
+        "baselines": {name: numbers for name, numbers in filters.items() if numbers},
+        "curves": _baseline_curves(scores),
         "variants": rows,
     }
+
+
+def _distinct(contexts: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the devices and versions that were used, whatever the day."""
+    found: list[dict[str, Any]] = []
+    for context in contexts:
+        lasting = {key: value for key, value in context.items() if key != "date"}
+        if lasting not in found:
+            found.append(lasting)
+    return found
 
 
 def _first_numbers(all_scores: Iterable[dict[str, Any]], method: str) -> Numbers:
@@ -172,9 +231,7 @@ def _row(variant: Variant, cells: Sequence[tuple[Cell, dict[str, Any]]]) -> dict
             {"seed": cell.seed, "cell": cell.name, "metrics": numbers, "training": training}
         )
     keys = [key for key in COLUMNS if any(seed["metrics"].get(key) is not None for seed in seeds)]
-    series = {
-        key: [s["metrics"][key] for s in seeds if s["metrics"][key] is not None] for key in keys
-    }
+    series = {key: _series(seeds, key) for key in keys}
     return {
         "name": variant.name,
         "label": variant.label,
@@ -186,6 +243,11 @@ def _row(variant: Variant, cells: Sequence[tuple[Cell, dict[str, Any]]]) -> dict
         "crops": next((cell.name for cell, values in cells if values["evaluation"]["crops"]), None),
         "seeds": seeds,
     }
+
+
+def _series(seeds: Iterable[dict[str, Any]], key: str) -> list[float]:
+    values = (seed["metrics"].get(key) for seed in seeds)
+    return [value for value in values if value is not None]
 
 
 def _paired(row: dict[str, Any], first: dict[str, Any]) -> dict[str, dict[str, float | None]]:
@@ -265,28 +327,34 @@ def _ranking_column(rows: Sequence[dict[str, Any]], rank_by: str | None) -> Colu
 def _rank(rows: list[dict[str, Any]], column: Column) -> None:
     """Sort best first, and mark what the spread over seeds cannot tell from the best.
 
-    Clean targets are no user's choice: beside noisy ones they are a bound, and do not compete.
+    What lacks a seed is judged on other samples than the rest, and has no rank. Clean targets are
+    no user's choice: beside noisy ones they are a bound, and do not compete.
     """
-
-    def merit(row: dict[str, Any]) -> float:
-        value = row["mean"].get(column.key)
-        return -math.inf if value is None else column.merit(value)
-
     noisy = any(row["settings"]["target"] == "noisy" for row in rows)
     for row in rows:
+        merits = [column.merit(value) for value in _series(row["seeds"], column.key)]
+        row["merit"] = {
+            "mean": statistics.fmean(merits) if merits else None,
+            "spread": _spread(merits),
+        }
         row["bound"] = noisy and row["settings"]["target"] == "clean"
-    rows.sort(key=lambda row: (row["bound"], -merit(row)))
+        row["complete"] = len(merits) == row["asked"]
+
+    def place(row: dict[str, Any]) -> tuple[bool, bool, float]:
+        mean = row["merit"]["mean"]
+        return row["bound"], not row["complete"], math.inf if mean is None else -mean
+
+    rows.sort(key=place)
     best = rows[0]
     for rank, row in enumerate(rows, 1):
-        ranked = not row["bound"] and merit(row) > -math.inf
+        ranked = row["complete"] and not row["bound"]
         row["rank"] = rank if ranked else None
-        row["like_best"] = _alike(row, best, column.key) if ranked and row is not best else None
+        row["like_best"] = _alike(row["merit"], best["merit"]) if ranked and rank > 1 else None
 
 
-def _alike(row: dict[str, Any], best: dict[str, Any], key: str) -> bool | None:
+def _alike(one: dict[str, Any], best: dict[str, Any]) -> bool | None:
     """Tell whether two means differ by less than their difference scatters; None: unknown."""
-    spreads = [one["spread"].get(key) for one in (row, best)]
-    if any(spread is None for spread in spreads):
+    if one["spread"] is None or best["spread"] is None:
         return None
-    difference = abs(row["mean"][key] - best["mean"][key])
-    return bool(difference <= math.hypot(*spreads))
+    difference = abs(one["mean"] - best["mean"])
+    return bool(difference <= math.hypot(one["spread"], best["spread"]))

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from clearice import io, report
+from clearice import io, report, train
 from clearice.checkpoint import LAST_NAME
 from clearice.config import CompareConfig, TrainConfig, load_config
-from clearice.data import Affine, Dataset, Split, open_dataset
+from clearice.data import Dataset, MicrographEntry, Split, open_dataset
 from clearice.devices import choose_device
 from clearice.errors import (
     BatchError,
@@ -25,21 +27,18 @@ from clearice.errors import (
     TrainingInterruptedError,
 )
 from clearice.evaluate.score import BANDS_ANGSTROM
-from clearice.losses import Objective
-from clearice.networks import build_network
 from clearice.workflows.compare.cell import RECORD_NAME, SCORES_NAME, Job
+from clearice.workflows.compare.lock import alone_in
 from clearice.workflows.compare.pool import Pool
-from clearice.workflows.compare.results import check_column, gather
+from clearice.workflows.compare.results import check_possible, gather
 from clearice.workflows.compare.variants import Cell, Variant, cells_of, variants_of
+from clearice.workflows.compare.yardsticks import FOLDER, Bar, baseline_scores, write_yardsticks
 
 RESULTS_NAME = "results.json"
 PAGE_NAME = "report.html"
 
-Bar = Callable[[str], AbstractContextManager[Callable[..., None]]]
 Say = Callable[[str], None]
 State = Literal["done", "begun", "new"]
-# These change how a training is carried out, not what it computes.
-_FREE = {"cache", "checkpoint_seconds", "workers"}
 
 
 @dataclass(frozen=True)
@@ -89,31 +88,32 @@ def plan(dataset: Path, grid: Path, out: Path, truth: Path | None = None) -> Com
         ConfigError: A variant cannot be used, or a cell in `out` was made with other settings.
         DatasetError: Nothing is held out to score on, or a cell was made from another data set.
         PairingError: `truth` lacks a micrograph.
+        InputFileError: A micrograph of `truth` has another shape or pixel size.
     """
     if not grid.is_file():
         raise InputFileError(grid, "does not exist", "give a YAML file with --grid")
     compare = load_config(CompareConfig, grid, {})
     variants = variants_of(compare, str(grid))
-    for variant in variants:
-        _try(variant, grid)
-    cells = cells_of(variants, compare.seeds)
     data = open_dataset(dataset)
+    for variant in variants:
+        _try(variant, data, grid)
+    cells = cells_of(variants, compare.seeds)
     about = _about(data, out, truth)
     jobs = [_job(cell, data, out, compare, about) for cell in cells]
     states = tuple(_state(job) for job in jobs)
     return ComparePlan(out, compare, tuple(cells), tuple(jobs), states, about)
 
 
-def _try(variant: Variant, grid: Path) -> None:
-    """Find unknown names and refused losses before any training starts."""
-    config = variant.config
-    refusal = Objective(config.loss).refusal(noisy=config.target == "noisy")
-    if refusal and not config.allow_biased:
-        raise ConfigError(
-            f"{grid}, variant '{variant.label}': {refusal}, or insist with 'allow_biased: true'"
-        )
-    with torch.random.fork_rng(devices=[]):
-        build_network(config.network, config.dropout)
+def _try(variant: Variant, data: Dataset, grid: Path) -> None:
+    """Find what cannot be trained before any training starts, and say it in the grid's words."""
+    try:
+        train.check(data, variant.config)
+    except (ConfigError, DatasetError) as error:
+        options = {"--allow-biased": "'allow_biased: true'", "--patch-size ": "patch_size: "}
+        reason = str(error)
+        for option, key in options.items():
+            reason = reason.replace(option, key)
+        raise type(error)(f"{grid}, variant '{variant.label}': {reason}") from None
 
 
 def _about(data: Dataset, out: Path, truth: Path | None) -> dict[str, Any]:
@@ -125,14 +125,9 @@ def _about(data: Dataset, out: Path, truth: Path | None) -> dict[str, Any]:
             "again with --test-fraction"
         )
     if truth is not None:
-        missing = [e.name for e in entries if not (truth / f"{e.name}.mrc").is_file()]
-        if missing:
-            raise PairingError(
-                f"{truth}: has no {', '.join(f'{name}.mrc' for name in missing[:5])}; give the "
-                "folder of the noise-free micrographs"
-            )
+        _check_truth(truth, entries, data.manifest.pixel_size_angstrom)
     elif all(entry.truth for entry in entries):
-        truth = out / "held-out" / "truth"
+        truth = out / FOLDER / "truth"
     equal = data.manifest.roles == "exchangeable"
     return {
         "dataset": str(data.folder.resolve()),
@@ -143,9 +138,35 @@ def _about(data: Dataset, out: Path, truth: Path | None) -> dict[str, Any]:
         "micrographs": [entry.name for entry in entries],
         "training_micrographs": len(data.entries(Split.TRAIN)),
         "truth": None if truth is None else str(truth.resolve()),
-        "reference": None if equal else str((out / "held-out" / "reference").resolve()),
+        "reference": None if equal else str((out / FOLDER / "reference").resolve()),
         "detail_angstrom": list(detail_band(data.manifest.pixel_size_angstrom)),
     }
+
+
+def _check_truth(truth: Path, entries: list[MicrographEntry], pixel_size_angstrom: float) -> None:
+    """Refuse truth that cannot be compared with; the pixels are read when it is scored."""
+    missing = [e.name for e in entries if not (truth / f"{e.name}.mrc").is_file()]
+    if missing:
+        raise PairingError(
+            f"{truth}: has no {', '.join(f'{name}.mrc' for name in missing[:5])}; give the "
+            "folder of the noise-free micrographs"
+        )
+    for entry in entries:
+        path, wanted = truth / f"{entry.name}.mrc", entry.shape[1:]
+        found = io.image_shape(path)[1:]
+        if tuple(found) != tuple(wanted):
+            sizes = [" × ".join(map(str, shape)) for shape in (found, wanted)]
+            raise InputFileError(
+                path, f"is {sizes[0]} px, but the micrograph is {sizes[1]} px", "give its own truth"
+            )
+    path = truth / f"{entries[0].name}.mrc"
+    found_pixel = io.read_micrograph(path).pixel_size_angstrom
+    if not io.same_pixel_size(found_pixel, pixel_size_angstrom):
+        raise InputFileError(
+            path,
+            f"has {found_pixel:g} Å/px, but the data set has {pixel_size_angstrom:g}",
+            "give the truth of these micrographs, or correct its header",
+        )
 
 
 def detail_band(pixel_size_angstrom: float) -> tuple[float, float]:
@@ -192,7 +213,7 @@ def _state(job: Job) -> State:
     changed = [
         f"{key} was {settings[key]!r} and is now {value!r}"
         for key, value in job.settings.items()
-        if settings[key] != value and key not in _FREE
+        if settings[key] != value and key not in train.FREE_ON_RESUME
     ]
     if changed:
         raise ConfigError(
@@ -239,48 +260,77 @@ def run(
         BatchError: Some cells failed; the others were done, and are in the results.
         TrainingInterruptedError: Ctrl-C; the same command goes on.
     """
+    judge = replace(todo.jobs[0], halves=any(job.halves for job in todo.jobs))
     if rank_by is not None:
-        check_column(rank_by)
+        check_possible(rank_by, todo.about, halves=judge.halves)
     devices = device_names(device)
     say(f"{len(devices)} × {devices[0].partition(':')[0]}, {jobs_per_device} at a time on each")
     if todo.about["split"] == Split.VALIDATION.value:
         say("no test micrographs: scored on validation micrographs, which chose the best weights")
-    write_yardsticks(todo)
-    pending = [job for job, state in zip(todo.jobs, todo.states, strict=True) if state != "done"]
-    failures = _work(todo, pending, devices, jobs_per_device, bar) if pending else {}
+    try:
+        with _sigterm_as_ctrl_c(), alone_in(todo.out, say) as lock:
+            write_yardsticks(todo.about, todo.out)
+            baselines = baseline_scores(judge, todo.about, todo.out, bar)
+            failures = _work(todo, Pool(devices, jobs_per_device, todo.out / "logs", [lock]), bar)
+            return _conclude(todo, failures, baselines, rank_by)
+    except KeyboardInterrupt:
+        raise TrainingInterruptedError(
+            f"{todo.out}: stopped; what was trained is kept, and the same command goes on"
+        ) from None
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM, which batch systems send, stop everything as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _work(todo: ComparePlan, pool: Pool, bar: Bar) -> dict[str, str]:
+    """Do the cells that are not done, and return one message for each that failed."""
+    # Another process may have done some of them between the plan and the lock.
+    pending = [job for job in todo.jobs if _state(job) != "done"]
+    if not pending:
+        return {}
+    done, total = len(todo.jobs) - len(pending), len(todo.jobs)
+    with bar("compare") as update:
+        return pool.run(pending, lambda at, _, note: update(done + at, total, note))
+
+
+def _conclude(
+    todo: ComparePlan, failures: dict[str, str], baselines: dict[str, Any], rank_by: str | None
+) -> dict[str, Any]:
+    """Write the results of what is done, then say what failed."""
     finished = [c for c, job in zip(todo.cells, todo.jobs, strict=True) if job.name not in failures]
     if not finished:
         raise BatchError(list(failures.values()), len(todo.jobs))
     results = gather(
         [(cell, _read(todo.out / "cells" / cell.name / SCORES_NAME)) for cell in finished],
+        todo.cells,
         todo.about
         | {
             "weights": todo.compare.weights,
-            "jobs_per_device": jobs_per_device,
             "failures": list(failures.values()),
             "grid": todo.compare.model_dump(mode="json"),
         },
         rank_by,
+        baselines,
     )
     io.write_json(todo.out / RESULTS_NAME, results)
     report.render_comparison(results, todo.out, todo.out / PAGE_NAME)
     if failures:
         raise BatchError(list(failures.values()), len(todo.jobs))
     return results
-
-
-def _work(
-    todo: ComparePlan, pending: Sequence[Job], devices: list[str], jobs_per_device: int, bar: Bar
-) -> dict[str, str]:
-    pool = Pool(devices, jobs_per_device, todo.out / "logs")
-    done = len(todo.jobs) - len(pending)
-    try:
-        with bar("compare") as update:
-            return pool.run(pending, lambda at, total, note: update(done + at, done + total, note))
-    except KeyboardInterrupt:
-        raise TrainingInterruptedError(
-            f"{todo.out}: stopped; what was trained is kept, and the same command goes on"
-        ) from None
 
 
 def device_names(name: str) -> list[str]:
@@ -293,23 +343,3 @@ def device_names(name: str) -> list[str]:
     if device.type == "cuda" and device.index is None:
         return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     return [str(device)]
-
-
-def write_yardsticks(todo: ComparePlan) -> None:
-    """Write the truth or reference that lies in the data set, in the micrographs' own units."""
-    data = open_dataset(Path(todo.about["dataset"]))
-    kept = [e for e in data.manifest.micrographs if e.name in set(todo.about["micrographs"])]
-    for role in ("truth", "reference"):
-        folder = todo.out / "held-out" / role
-        if todo.about[role] != str(folder.resolve()):
-            continue
-        io.ensure_folder(folder)
-        for entry in kept:
-            image = data.truth(entry)[0] if role == "truth" else data.stack(entry)[1]
-            gain = 1.0 if role == "truth" else data.manifest.target_gain
-            io.write_mrc(
-                folder / f"{entry.name}.mrc",
-                Affine(entry.mean, entry.std).invert(image.float() * gain),
-                todo.about["pixel_size_angstrom"],
-                label=f"clearice: {role}",
-            )

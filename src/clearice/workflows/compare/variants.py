@@ -83,7 +83,8 @@ def variants_of(compare: CompareConfig, source: str) -> list[Variant]:
     settings = [settings_of(config) for config in configs]
     _refuse_repeats(settings, source)
     varying = {key for key in settings[0] if any(s[key] != settings[0][key] for s in settings)}
-    names = _names(chosen, settings)
+    common = settings_of(validate_config(TrainConfig, compare.base, f"{source}, base"))
+    names = _names(chosen, settings, common)
     labels = [_label(own, values, varying) for own, values in zip(chosen, settings, strict=True)]
     repeated = {label for label, count in Counter(labels).items() if count > 1}
     return [
@@ -139,9 +140,11 @@ def _weight_text(weight: Any) -> str:
     return f"{ramp} " if span == "@0-1" else f"{ramp}{span} "
 
 
-def _names(chosen: list[dict[str, Any]], settings: list[dict[str, Any]]) -> list[str]:
+def _names(
+    chosen: list[dict[str, Any]], settings: list[dict[str, Any]], common: dict[str, Any]
+) -> list[str]:
     """Name each variant by itself, so that a grid can grow around cells that are done."""
-    names = [_name(own, values) for own, values in zip(chosen, settings, strict=True)]
+    names = [_name(own, values, common) for own, values in zip(chosen, settings, strict=True)]
     repeated = {name for name, count in Counter(names).items() if count > 1}
     return [
         f"{name[: _LONGEST_NAME - 9]}-{_digest(values)}"
@@ -151,9 +154,11 @@ def _names(chosen: list[dict[str, Any]], settings: list[dict[str, Any]]) -> list
     ]
 
 
-def _name(chosen: dict[str, Any], settings: dict[str, Any]) -> str:
+def _name(chosen: dict[str, Any], settings: dict[str, Any], common: dict[str, Any]) -> str:
+    """Name what is not common to all, so that a further key with its old value renames nothing."""
+    keys = [key for key in _further_keys(chosen) if settings[key] != common[key]]
     parts = [settings["network"], loss_text(settings["loss"])]
-    parts += [f"{key}={settings[key]}" for key in _further_keys(chosen)]
+    parts += [f"{key}={settings[key]}" for key in keys]
     tight = [re.sub(r"\s*\+\s*", "+", part) for part in parts]
     return "_".join(re.sub(r"[^A-Za-z0-9.+=_]+", "-", part).strip("-") for part in tight)
 

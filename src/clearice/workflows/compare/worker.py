@@ -9,12 +9,13 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import Any, TextIO
 
 import torch
 
 from clearice.errors import ClearIceError, TrainingInterruptedError
-from clearice.workflows.compare.cell import Job, run_cell
+from clearice.workflows.compare.cell import Job, Neighbours, run_cell
 
 _TICK_SECONDS = 0.5
 
@@ -28,8 +29,9 @@ class _Channel:
         self._last = 0.0
 
     def send(self, **event: Any) -> None:
-        self._out.write(json.dumps(event) + "\n")
-        self._out.flush()
+        with suppress(OSError):  # a parent that is gone must not keep the state from being saved
+            self._out.write(json.dumps(event) + "\n")
+            self._out.flush()
 
     def tick(self, done: int, total: int) -> None:
         now = time.monotonic()
@@ -54,7 +56,8 @@ def _log(message: str) -> None:
 def main() -> None:
     """Do jobs until the parent closes its end."""
     channel = _Channel()
-    device, threads, sharing = torch.device(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    device = torch.device(sys.argv[1])
+    threads, sharing, slots = map(int, sys.argv[2:5])
     torch.set_num_threads(threads)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -66,7 +69,7 @@ def main() -> None:
         _log(f"== {job.name}")
         outcome = {"event": "done"}
         try:
-            run_cell(job, device, sharing, channel.tick, _log)
+            run_cell(job, device, Neighbours(sharing, slots), channel.tick, _log)
         except TrainingInterruptedError as stopped:
             _log(str(stopped))
             sys.exit(stopped.exit_code)
