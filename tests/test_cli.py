@@ -296,7 +296,7 @@ def test_an_output_folder_below_a_file(
     line = _refused(
         capsys, "benchmark", "losses", "--size", "16", "--json", tmp_path / "file" / "x"
     )
-    assert str(tmp_path / "file" / "x") in line
+    assert str(tmp_path / "file") in line
 
 
 def _mrc(path: Path, image: Tensor | np.ndarray[tuple[int, ...], np.dtype[np.complex64]]) -> None:

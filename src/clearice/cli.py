@@ -660,6 +660,8 @@ def benchmark(
     from clearice import benchmark as room
     from clearice import io
 
+    if json is not None:
+        io.ensure_folder(json.parent)
     result = room.run(what, _device(device), size, batch_size)
     _print_rows(result["rows"], as_json=False)
     if json is not None:

@@ -12,12 +12,12 @@ import torch
 
 from clearice import benchmark
 from clearice.benchmark import timing
-from clearice.networks import NETWORKS
+from clearice.benchmark.run import _NETWORKS
 from helpers import CPU
 
 _RATIOS = {
-    "train": ("ratio_to_float32", "network", set(NETWORKS)),
-    "denoise": ("ratio_to_first", "network", set(NETWORKS)),
+    "train": ("ratio_to_float32", "network", set(_NETWORKS)),
+    "denoise": ("ratio_to_first", "network", set(_NETWORKS)),
 }
 
 

@@ -15,12 +15,14 @@ from clearice.benchmark.timing import context, seconds
 from clearice.config import TrainConfig
 from clearice.denoise import Denoiser
 from clearice.losses import Objective
-from clearice.networks import NETWORKS, build_network, parameter_count, place
+from clearice.networks import build_network, parameter_count, place
 from clearice.train import make_step
 from clearice.train.state import new_state
 from clearice.types import PatchBatch
 
 Row = dict[str, Any]
+# One of each kind; `clearice networks` lists more.
+_NETWORKS: Final = ("cnn3", "rescnn12", "unet-small", "unet", "unet-large", "topaz-unet")
 
 
 def run(what: str, device: torch.device, size: int, batch_size: int) -> dict[str, Any]:
@@ -51,7 +53,7 @@ def _train(device: torch.device, size: int, batch_size: int) -> list[Row]:
     batch = _batch(device, size, batch_size)
     precisions = ("float32", "bfloat16") if device.type == "cuda" else ("float32",)
     rows: list[Row] = []
-    for name in NETWORKS:
+    for name in _NETWORKS:
         baseline = 0.0
         for precision in precisions:
             config = TrainConfig(network=name, precision=precision)
@@ -91,7 +93,7 @@ def _denoise(device: torch.device, size: int, batch_size: int) -> list[Row]:
     image = torch.randn(size, size, generator=torch.Generator().manual_seed(0))
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
-        for name in NETWORKS:
+        for name in _NETWORKS:
             path = Path(folder) / f"{name}.safetensors"
             info = checkpoint.ModelInfo(name, 1.0, None, 1.0, "noisy", 0, {}, "")
             checkpoint.save(path, build_network(name).state_dict(), info, None)
