@@ -90,6 +90,29 @@ def match_cases(
     ]
 
 
+def match_halves(results: Path, method: str = "denoised") -> list[Case]:
+    """Match each half of a denoised data set with the other one, both ways.
+
+    Args:
+        results: What `clearice denoise DATASET --halves` wrote.
+        method: Folders `METHOD_even` and `METHOD_odd` hold the images to judge.
+
+    Raises:
+        PairingError: A half has no partner.
+        InputFileError: A folder is missing or empty.
+    """
+    return [
+        case
+        for one, other in (("even", "odd"), ("odd", "even"))
+        for case in match_cases(
+            results / f"{method}_{one}",
+            results / f"raw_{one}",
+            reference=results / f"raw_{other}",
+            denoised_other=results / f"{method}_{other}",
+        )
+    ]
+
+
 def load(case: Case) -> Images:
     """Read the images of a case.
 

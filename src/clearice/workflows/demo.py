@@ -119,19 +119,7 @@ def _evaluate(results: Path, truth: Path, progress: Callable[[int, int], None]) 
     full = evaluate.score(
         evaluate.match_cases(results / "denoised", results / "raw", truth=truth), progress
     )
-    halves = evaluate.score(
-        [
-            case
-            for one, other in (("even", "odd"), ("odd", "even"))
-            for case in evaluate.match_cases(
-                results / f"denoised_{one}",
-                results / f"raw_{one}",
-                reference=results / f"raw_{other}",
-                denoised_other=results / f"denoised_{other}",
-            )
-        ],
-        progress,
-    )
+    halves = evaluate.score(evaluate.match_halves(results), progress)
     return {
         "snr_db": full["truth"]["snr_db"],
         "half_correlation": halves["reference"]["half_correlation"],

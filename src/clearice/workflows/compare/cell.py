@@ -233,16 +233,7 @@ def _cases(job: Job, images: Path, method: str) -> dict[str, list[evaluate.Case]
     elif truth is not None:
         sets["full_dose"] = evaluate.match_cases(images / method, images / "raw", truth=truth)
     if job.halves:
-        sets["halves"] = [
-            case
-            for one, other in (("even", "odd"), ("odd", "even"))
-            for case in evaluate.match_cases(
-                images / f"{method}_{one}",
-                images / f"raw_{one}",
-                reference=images / f"raw_{other}",
-                denoised_other=images / f"{method}_{other}",
-            )
-        ]
+        sets["halves"] = evaluate.match_halves(images, method)
     return sets
 
 
