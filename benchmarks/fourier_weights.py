@@ -37,7 +37,8 @@ def make_dataset(folder: Path, device: torch.device, *, quick: bool) -> None:
         return
     movies = simulate.run(simulation(quick=quick), folder / "simulated", device)
     settings = PrepareConfig(validation_fraction=0.05, test_fraction=0.15, dose_e_per_A2=53.0)
-    prepare.prepare_movies(movies, folder / "dataset", settings, folder / "simulated" / "truth")
+    truth = folder / "simulated" / "truth"
+    prepare.prepare_movies(movies, folder / "dataset", settings, truth, device=device)
 
 
 def work(job: Job, folder: Path) -> dict[str, Any]:
@@ -93,6 +94,7 @@ def main() -> None:
         "steps": arguments.steps,
         "batch_size": 4,
         "patch_size": 512,
+        "allow_biased": True,
         "precision": "bfloat16" if cuda else "float32",
     }
     if "CLEARICE_WORKER" not in os.environ:

@@ -21,12 +21,11 @@ import torch
 import yaml
 from matplotlib.figure import Figure
 
-from clearice import io, prepare, simulate, train
+from clearice import io, prepare, train
 from clearice.benchmark.timing import context
 from clearice.config import (
     CompareConfig,
     PrepareConfig,
-    SimulateConfig,
     TrainConfig,
     load_config,
 )
@@ -34,6 +33,7 @@ from clearice.data import MANIFEST_NAME
 from clearice.errors import BatchError, TrainingInterruptedError
 from clearice.loss_spec import parse_loss
 from clearice.workflows.compare.variants import cells_of, variants_of
+from fourier_weights import make_dataset, simulation
 
 FOLDS = 4
 CURVES = (
@@ -108,24 +108,6 @@ BASE: dict[str, Any] = {
     "validations": 4,
     "allow_biased": True,
 }
-
-
-def simulation(*, quick: bool) -> SimulateConfig:
-    """Return the session: EMPIAR-10025's optics and dose at its physical pixel."""
-    specimen = str(Path(os.environ["CLEARICE_TEST_DATA"]) / "3j9i.pdb.gz")
-    size, count = (512, 6) if quick else (1024, 40)
-    return SimulateConfig(specimen=specimen, micrographs=count, size=size, frames=16, seed=1)
-
-
-def make_t20s(work: Path, device: torch.device, *, quick: bool) -> Path:
-    """Simulate and prepare T20S, once; 6 of 40 micrographs are held out."""
-    out = work / "t20s"
-    if not (out / MANIFEST_NAME).exists():
-        movies = simulate.run(simulation(quick=quick), work / "simulated", device)
-        settings = PrepareConfig(validation_fraction=0.05, test_fraction=0.15, dose_e_per_A2=53.0)
-        truth = work / "simulated" / "truth"
-        prepare.prepare_movies(movies, out, settings, truth, device=device)
-    return out
 
 
 def make_apoferritin(work: Path, fold: int) -> Path:
@@ -308,7 +290,8 @@ def start(given: argparse.Namespace, study: str, jobs: int) -> subprocess.Popen[
     """Prepare the data of a study and start its comparison."""
     if study.startswith("t20s"):
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        dataset = make_t20s(given.work, device, quick=given.quick)
+        make_dataset(given.work, device, quick=given.quick)
+        dataset = given.work / "dataset"
     else:
         dataset = make_apoferritin(given.work, int(study.split("-")[1]))
     out = given.work / f"{given.stage}-{study}"

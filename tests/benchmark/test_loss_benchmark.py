@@ -27,7 +27,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spend no time on good statistics."""
     monkeypatch.setattr(losses, "seconds", _seconds)
     monkeypatch.setattr(losses, "_NETWORKS", ("cnn3",))
-    monkeypatch.setattr(losses, "_WARM_UP", 1)
+    monkeypatch.setattr(losses, "WARM_UP", 1)
     monkeypatch.setattr(losses, "_SECONDS_A_ROUND", 0.0)
     monkeypatch.setattr(losses, "_SECONDS_A_LOSS", 0.0)
 

@@ -24,7 +24,9 @@ def script() -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:  # scripts import their neighbours
+        patch.syspath_prepend(_SCRIPT.parent)
+        spec.loader.exec_module(module)
     return module
 
 

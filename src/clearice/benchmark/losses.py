@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, final
 import torch
 from torch import Tensor
 
-from clearice.benchmark.timing import seconds
+from clearice.benchmark.timing import WARM_UP, seconds
 from clearice.config import TrainConfig
 from clearice.errors import ConfigError
 from clearice.loss_spec import LossTerm, parse_term
@@ -24,7 +24,6 @@ from clearice.types import PatchBatch
 Row = dict[str, Any]
 _NETWORKS: Final = ("unet", "cnn3")
 _WEIGHT: Final = 0.1
-_WARM_UP: Final = 6  # libraries choose kernels, and a graph of the step is captured
 _SECONDS_A_ROUND: Final = 0.15
 _SECONDS_A_LOSS: Final = 2.0
 
@@ -131,7 +130,7 @@ class _Steps:
         weights = {str(term): _WEIGHT for term in terms}
         other = self._trainer({**weights, "mse": 1.0 + weights.get("mse", 0.0)})
         for warm in (other, self._baseline):
-            warm(_WARM_UP)
+            warm(WARM_UP)
         once = self._baseline(1)
         steps = max(1, min(50, int(_SECONDS_A_ROUND / once)))
         rounds = max(2, min(9, int(_SECONDS_A_LOSS / (2 * steps * once))))

@@ -15,7 +15,7 @@ from clearice import __version__
 from clearice.devices import describe_device
 
 # Libraries choose kernels in the first calls, and a step is captured as a graph in its fourth.
-_WARM_UP = 5
+WARM_UP = 5
 
 
 def seconds(work: Callable[[], object], device: torch.device, budget_s: float = 2.0) -> float:
@@ -28,7 +28,7 @@ def seconds(work: Callable[[], object], device: torch.device, budget_s: float = 
             torch.cuda.synchronize(device)
         return time.perf_counter() - start
 
-    for _ in range(_WARM_UP):
+    for _ in range(WARM_UP):
         first = once()
     repeats = max(3, min(50, int(budget_s / max(first, 1e-6))))
     return statistics.median(once() for _ in range(repeats))

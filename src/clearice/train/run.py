@@ -119,12 +119,8 @@ def check(data: Dataset, config: TrainConfig) -> None:
         UnknownNameError: No such network or loss.
         ConfigError: A loss is biased by noise, or cannot compare such patches.
     """
-    objective = Objective(config.loss, data.manifest.pixel_size_angstrom)
-    _guard(objective, config, lambda _: None)
-    objective.check(config.patch_size)
+    _objective(data, config, lambda _: None)
     train, held_out = data.entries(Split.TRAIN), data.entries(Split.VALIDATION)
-    if objective.needs_halves and config.target == "noisy":
-        _check_groups(data.manifest.micrographs)
     lacking = next((entry for entry in train + held_out if entry.truth is None), None)
     if config.target == "clean" and lacking:
         data.truth(lacking)  # says what is missing
@@ -149,11 +145,7 @@ def _train(
     """Build what a run needs and fit; return the final state and the last report."""
     ranks.shared(config.batch_size)
     data = open_dataset(dataset)
-    objective = Objective(config.loss, data.manifest.pixel_size_angstrom)
-    _guard(objective, config, say)
-    objective.check(config.patch_size)
-    if objective.needs_halves and config.target == "noisy":
-        _check_groups(data.manifest.micrographs)
+    objective = _objective(data, config, say)
     state = _initial_state(config, device)
     state.ranks = ranks
     train = data.entries(Split.TRAIN)
@@ -200,10 +192,22 @@ def _recorder(
     patches = sample_patches(data, config) if first else None
     samples = None if patches is None else Samples(state, patches, out / SAMPLES_NAME, board)
 
+    checksum = data.checksum()  # once: it reads the whole manifest
+
     def describe() -> checkpoint.ModelInfo:
-        return _describe(state, data, config)
+        return _describe(state, data, config, checksum)
 
     return Recorder(state, out, describe, config.keep, report, tick, say, samples, board)
+
+
+def _objective(data: Dataset, config: TrainConfig, say: Callable[[str], None]) -> Objective:
+    """Build the loss, and refuse it where it cannot or should not be trained with."""
+    objective = Objective(config.loss, data.manifest.pixel_size_angstrom)
+    _guard(objective, config, say)
+    objective.check(config.patch_size)
+    if objective.needs_halves and config.target == "noisy":
+        _check_groups(data.manifest.micrographs)
+    return objective
 
 
 def _guard(objective: Objective, config: TrainConfig, say: Callable[[str], None]) -> None:
@@ -306,7 +310,9 @@ def _resume(state: TrainState, out: Path, config: TrainConfig, data: Dataset) ->
     restore(state, weights, saved)
 
 
-def _describe(state: TrainState, data: Dataset, config: TrainConfig) -> checkpoint.ModelInfo:
+def _describe(
+    state: TrainState, data: Dataset, config: TrainConfig, checksum: str
+) -> checkpoint.ModelInfo:
     """Return what to know about the network as it is now."""
     return checkpoint.ModelInfo(
         network=config.network,
@@ -317,5 +323,5 @@ def _describe(state: TrainState, data: Dataset, config: TrainConfig) -> checkpoi
         step=state.step,
         config=config.model_dump(mode="json"),
         clearice_version=__version__,
-        dataset_sha256=data.checksum(),
+        dataset_sha256=checksum,
     )
