@@ -99,7 +99,7 @@ FULL = [
     "mse + ncc",
     "mse + frc(resolution=5)",
     "mse + frc(resolution=4)",
-    "mse + 3 frc",
+    "mse + ncc + frc(resolution=5)",
     "mse + ncc + frc(resolution=4)",
 ]
 BASE: dict[str, Any] = {

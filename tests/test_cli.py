@@ -176,6 +176,26 @@ def test_results_and_messages_do_not_mix(capsys: Capture, dataset: Path, tmp_pat
     assert "\x1b" not in out + err
 
 
+def test_what_is_not_given_is_picked_and_said(
+    capsys: Capture, dataset: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    options = ("--steps", "2", "--patch-size", "32", "--device", "cpu")
+    _, err = _done(capsys, "train", dataset, "--out", run, *options)
+    assert "preset fast: there is no GPU in use" in err
+    stored = yaml.safe_load((run / "config.yaml").read_text())
+    assert f"network {stored['network']}: preset fast" in err
+    assert (stored["network"], stored["steps"], stored["patch_size"]) == ("unet-small", 2, 32)
+    _, err = _done(capsys, "train", dataset, "--out", run, "--resume", "--device", "cpu")
+    assert "preset" not in err
+    other = tmp_path / "other"
+    _, err = _done(
+        capsys, "train", dataset, "--out", other, *options, "--preset", "best", "--network", "cnn3"
+    )
+    assert "network" not in err and "preset best" not in err
+    assert "quick" in _refused(capsys, "train", dataset, "--out", run, "--preset", "quick")
+
+
 def test_options_take_precedence_over_the_file(
     capsys: Capture, dataset: Path, tmp_path: Path
 ) -> None:

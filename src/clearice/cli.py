@@ -38,6 +38,7 @@ Device = Annotated[str, Parameter(name="--device")]
 Json = Annotated[bool, Parameter(name="--json", negative="")]
 Cache = Literal["auto", "gpu", "ram", "stream"]
 Precision = Literal["float32", "bfloat16"]
+Preset = Literal["fast", "balanced", "best", "8gb"]  # as config.Preset, which takes long to import
 
 
 @app.command
@@ -269,6 +270,7 @@ def train(
     *,
     out: Out,
     config: Path | None = None,
+    preset: Preset | None = None,
     network: str | None = None,
     loss: str | None = None,
     fourier_weight: Annotated[
@@ -292,6 +294,9 @@ def train(
     accumulate: int | None = None,
     recompute_activations: Annotated[bool | None, Parameter(negative="")] = None,
     stop_after: int | None = None,
+    keep: int | None = None,
+    samples: int | None = None,
+    tensorboard: Annotated[bool | None, Parameter(negative="")] = None,
     compile: bool | None = None,  # noqa: A002  (the option's name)
     cuda_graph: bool | None = None,
     seed: int | None = None,
@@ -306,6 +311,8 @@ def train(
         dataset: Folder made by `clearice prepare`.
         out: Folder for the model, `config.yaml` and `metrics.jsonl`.
         config: YAML file with any of the settings; options given here take precedence.
+        preset: How much to spend: settings that are not given are picked from it, the data and
+            the device, and printed with the reason (default: by the device).
         network: A name that `clearice networks` lists.
         loss: For instance 'mse + 0.05 frc + 0->0.02@0-0.5 gradient-l2'.
         fourier_weight: w gives (1−w)·MSE + w·log-power.
@@ -327,6 +334,9 @@ def train(
         accumulate: Pieces in which each batch is worked on, to save memory.
         recompute_activations: Compute activations twice instead of keeping them, to save memory.
         stop_after: Validations without a higher held-out correlation that end the run.
+        keep: Numbered checkpoints kept beside the last and the best.
+        samples: Most held-out patches in the picture of each validation.
+        tensorboard: Write scalars and pictures for TensorBoard (an extra package).
         compile: Use torch.compile.
         cuda_graph: On CUDA, replay the step as one graph.
         seed: Seed of weights and samples.
@@ -334,8 +344,9 @@ def train(
         resume: Go on with the run in --out, with the same settings.
     """
     from clearice import train as room
-    from clearice.config import TrainConfig, fourier_weighted_loss, load_config
+    from clearice.config import TrainConfig, fourier_weighted_loss, load_config, read_settings
     from clearice.console import progress_bar, say
+    from clearice.data import open_dataset
     from clearice.loss_spec import parse_loss
 
     if stream and cache not in {None, "stream"}:
@@ -365,14 +376,24 @@ def train(
         "accumulate": accumulate,
         "recompute_activations": recompute_activations,
         "stop_after": stop_after,
+        "keep": keep,
+        "samples": samples,
+        "tensorboard": tensorboard,
         "compile": compile,
         "cuda_graph": cuda_graph,
         "seed": seed,
     }
-    settings = _resumed_settings(out, config, resume) or config
-    values = load_config(TrainConfig, settings, overrides)
+    given = read_settings(config, overrides)
     here = room.find_place()
     chosen = _device(here.device_name(device), quiet=not here.first)
+    if (stored := _stored_settings(out, resume)) is not None:
+        values = load_config(TrainConfig, stored, given)
+    else:
+        data = open_dataset(dataset)
+        where = str(config or "options")
+        values, reasons = room.plan(data, chosen, given, preset, processes=here.size, where=where)
+        for reason in reasons if here.first else ():
+            say(reason)
     with progress_bar("train", quiet=not here.first) as update:
         result = room.run(
             dataset,
@@ -389,12 +410,12 @@ def train(
         print(f"{result.model}: {result.steps} steps in {result.seconds:.0f} s")
 
 
-def _resumed_settings(out: Path, config: Path | None, resume: bool) -> Path | None:
+def _stored_settings(out: Path, resume: bool) -> Path | None:
     """Return the configuration of the run in `out`, so that --resume needs no other option."""
     from clearice.train import CONFIG_NAME
 
     stored = out / CONFIG_NAME
-    return stored if resume and config is None and stored.is_file() else None
+    return stored if resume and stored.is_file() else None
 
 
 def _note(progress: TrainReport) -> str:

@@ -118,6 +118,9 @@ class PrepareConfig(Config):
         return self
 
 
+Preset = Literal["fast", "balanced", "best", "8gb"]
+
+
 class StageConfig(Config):
     """A part of a training that goes from coarse to fine."""
 
@@ -330,9 +333,18 @@ def load_config(model: type[Model], path: Path | None, overrides: dict[str, Any]
         InputFileError: The file is missing or no YAML mapping.
         ConfigError: A key or value cannot be used.
     """
+    return validate_config(model, read_settings(path, overrides), str(path or "options"))
+
+
+def read_settings(path: Path | None, overrides: dict[str, Any]) -> dict[str, Any]:
+    """Read a YAML mapping and let options that are not None take precedence; nothing is checked.
+
+    Raises:
+        InputFileError: The file is missing or no YAML mapping.
+    """
     given = {key: value for key, value in overrides.items() if value is not None}
     if path is None:
-        return validate_config(model, given, "options")
+        return given
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -341,7 +353,7 @@ def load_config(model: type[Model], path: Path | None, overrides: dict[str, Any]
         raise InputFileError(path, "is not valid YAML", "check its syntax") from None
     if not isinstance(values, dict):
         raise InputFileError(path, "is not a YAML mapping", "write it as 'key: value' lines")
-    return validate_config(model, {**values, **given}, str(path))
+    return {**values, **given}
 
 
 def dump_config(config: Config) -> str:

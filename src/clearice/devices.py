@@ -99,6 +99,13 @@ def available_memory_bytes() -> int:
     return available if text == "max" else min(available, int(text))
 
 
+def device_memory_bytes(device: torch.device) -> int | None:
+    """Return the memory of a GPU; None where nothing tells."""
+    if device.type != "cuda":
+        return None
+    return torch.cuda.get_device_properties(device).total_memory
+
+
 def diagnose() -> dict[str, str]:
     """Return what is installed, which device `auto` picks, and what will be slow here."""
     device = choose_device("auto")
@@ -112,10 +119,11 @@ def diagnose() -> dict[str, str]:
         "python": platform.python_version(),
         **found,
         "device": describe_device(device),
-        "bfloat16": "native" if _has_fast_bfloat16(device) else "slow or missing: keep float32",
+        "bfloat16": "native" if has_fast_bfloat16(device) else "slow or missing: keep float32",
         "slow here": slow if device.type == "cpu" else "nothing known",
     }
 
 
-def _has_fast_bfloat16(device: torch.device) -> bool:
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Tell whether bfloat16 is native."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8

@@ -2,6 +2,7 @@
 
 from clearice.train.distributed import Place, find_place
 from clearice.train.loop import TrainReport, fit
+from clearice.train.presets import plan
 from clearice.train.records import METRICS_NAME, read_metrics
 from clearice.train.run import CONFIG_NAME, FREE_ON_RESUME, TrainResult, check, run
 from clearice.train.state import TrainState
@@ -21,6 +22,7 @@ __all__ = [
     "find_place",
     "fit",
     "make_step",
+    "plan",
     "read_metrics",
     "run",
 ]
