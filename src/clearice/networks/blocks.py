@@ -10,6 +10,8 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from clearice.networks import fused
+
 Norm = Literal["none", "batch"]
 Stem = Literal["unshuffle", "full"]
 # How many pixels of an edge a stem turns into channels.
@@ -144,6 +146,10 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         """Apply the block."""
+        if isinstance(self.first, nn.Conv2d) and isinstance(self.second, nn.Conv2d):
+            dtype = fused.half_precision(x, x.shape[1])
+            if dtype is not None and not (self.training and self.dropout > 0):
+                return fused.block(x, self.first, self.second, dtype)
         h = self.first(functional.silu(x))
         h = functional.dropout2d(functional.silu(h), self.dropout, self.training)
         return x + self.second(h)

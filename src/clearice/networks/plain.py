@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from clearice.config import Config
+from clearice.networks import fused
 from clearice.networks.blocks import (
     BatchNorm,
     Norm,
@@ -42,6 +43,7 @@ class CNN(nn.Module):
     def __init__(self, options: CNNOptions) -> None:
         super().__init__()
         self.residual = options.residual
+        self.width = options.width
         width, normalised = options.width, options.norm == "batch"
         layers: list[nn.Module] = [nn.Conv2d(1, width, 3, padding=1), nn.ReLU(inplace=True)]
         for _ in range(options.depth - 2):
@@ -56,7 +58,19 @@ class CNN(nn.Module):
 
     def forward(self, x: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 h w"]:
         """Denoise normalised images."""
-        return x - self.layers(x) if self.residual else self.layers(x)
+        y = self._fused(x)
+        y = self.layers(x) if y is None else y
+        return x - y if self.residual else y
+
+    def _fused(self, x: Tensor) -> Tensor | None:
+        """Return the same by kernels, if there are some for it."""
+        dtype = fused.half_precision(x, self.width)
+        normalised = any(isinstance(layer, BatchNorm) for layer in self.layers)
+        replaced = "forward" in vars(self.layers)  # to compute activations again
+        if dtype is None or normalised or replaced:
+            return None
+        convolutions = [layer for layer in self.layers if isinstance(layer, nn.Conv2d)]
+        return fused.chain(x, convolutions, dtype)
 
 
 class ResNetOptions(Config):
