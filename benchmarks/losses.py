@@ -10,39 +10,23 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from matplotlib.figure import Figure
 
-from clearice import io, prepare, train
+from clearice import io, prepare
 from clearice.benchmark.timing import context
-from clearice.config import (
-    CompareConfig,
-    PrepareConfig,
-    TrainConfig,
-    load_config,
-)
+from clearice.config import PrepareConfig
 from clearice.data import MANIFEST_NAME
-from clearice.errors import BatchError, TrainingInterruptedError
 from clearice.loss_spec import parse_loss
-from clearice.workflows.compare.variants import cells_of, variants_of
-from fourier_weights import make_dataset, simulation
+from comparisons import condense, done_cells, finish, start_comparison
+from t20s import SPECIMEN, make_dataset, simulation
 
 FOLDS = 4
-CURVES = (
-    "frequency_per_angstrom",
-    "correlation_with_truth_denoised",
-    "signal_transfer_truth",
-    "signal_transfer",
-    "gain",
-)
 STUDIES = ["t20s-noisy", "t20s-clean", "apoferritin-0"]
 TWO_TARGETS = "debiased"
 # Power alone is no picture: these stand beside mse even in the screen of single losses.
@@ -148,74 +132,6 @@ def grid_of(
     }
 
 
-def condense(cell: dict[str, Any], *, curves: bool) -> dict[str, Any]:
-    """Keep of a cell what tables and curves are made from."""
-    kept: dict[str, Any] = {
-        "loss": cell["settings"]["loss"],
-        "network": cell["settings"]["network"],
-        "seed": cell["settings"]["seed"],
-        "seconds": round(cell["training"]["seconds"], 1),
-    }
-    for name, values in cell["scores"].items():
-        part = {key: values[key] for key in ("truth", "reference") if key in values}
-        for entry in part.values():
-            entry.pop("snr_db_per_micrograph", None)
-        if curves and kept["seed"] == 0:
-            part["curves"] = {
-                key: values["curves"][key] for key in CURVES if key in values["curves"]
-            }
-        kept[name] = part
-    return _rounded(kept)
-
-
-def _rounded(value: Any) -> Any:
-    """Keep four digits of every number."""
-    if isinstance(value, dict):
-        return {key: _rounded(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_rounded(entry) for entry in value]
-    return float(f"{value:.4g}") if isinstance(value, float) else value
-
-
-def done_cells(work: Path, study: str) -> list[Path]:
-    """Return the score files of the cells of a study's grid; older grids may have left others."""
-    grid = work / f"{study}.yaml"
-    compare = load_config(CompareConfig, grid, {})
-    cells = cells_of(variants_of(compare, str(grid)), compare.seeds)
-    wanted = {cell.name: _computed(cell.config.model_dump(mode="json")) for cell in cells}
-    found = sorted((work / study / "cells").glob("*/scores.json"))
-    settings = {path: json.loads(path.read_text())["settings"] for path in found}
-    return [path for path in found if wanted.get(path.parent.name) == _computed(settings[path])]
-
-
-def _computed(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings that change what a training computes."""
-    values = TrainConfig().model_dump(mode="json") | settings
-    return {key: value for key, value in values.items() if key not in train.FREE_ON_RESUME}
-
-
-def failures_of(out: Path, code: int, started: float, *, stopped: bool) -> list[str]:
-    """Return which trainings of a comparison failed.
-
-    Args:
-        out: Its folder.
-        code: Its exit status.
-        started: When, in seconds since the epoch.
-        stopped: It was asked to stop.
-
-    Raises:
-        SystemExit: It broke down otherwise, so that there is nothing to collect.
-    """
-    if code == 0 or (code == TrainingInterruptedError.exit_code and stopped):
-        return []
-    results = out / "results.json"
-    written = results.exists() and results.stat().st_mtime >= started
-    failures: list[str] = json.loads(results.read_text())["about"]["failures"] if written else []
-    if code != BatchError.exit_code or not failures:
-        raise SystemExit(f"{out}: the comparison ended with code {code}")
-    return failures
-
-
 def draw(cells: list[Path], losses: list[str], out: Path) -> None:
     """Draw crops of one held-out micrograph, plain at the truth's grey levels, 8–4 Å at its own."""
     folders = {}
@@ -290,19 +206,11 @@ def start(given: argparse.Namespace, study: str, jobs: int) -> subprocess.Popen[
     """Prepare the data of a study and start its comparison."""
     if study.startswith("t20s"):
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        make_dataset(given.work, device, quick=given.quick)
-        dataset = given.work / "dataset"
+        dataset = make_dataset(given.work, device, quick=given.quick)
     else:
         dataset = make_apoferritin(given.work, int(study.split("-")[1]))
-    out = given.work / f"{given.stage}-{study}"
-    out.mkdir(parents=True, exist_ok=True)
-    grid = given.work / f"{given.stage}-{study}.yaml"
-    values = grid_of(study, given.steps, given.losses, given.networks, given.seeds)
-    grid.write_text(yaml.safe_dump(values), encoding="utf-8")
-    command = [sys.executable, "-c", "from clearice.cli import main; main()", "compare"]
-    command += [str(dataset), "--grid", str(grid)]
-    command += ["--out", str(out), "--jobs-per-device", str(jobs)]
-    return subprocess.Popen(command)
+    grid = grid_of(study, given.steps, given.losses, given.networks, given.seeds)
+    return start_comparison(dataset, grid, given.work / f"{given.stage}-{study}", jobs)
 
 
 def main() -> None:
@@ -310,22 +218,17 @@ def main() -> None:
     given = arguments()
     started, began = time.monotonic(), time.time()
     jobs = given.jobs_per_device * len(given.studies)
-    running = [start(given, *each) for each in zip(given.studies, jobs, strict=False)]
-    stopped = set()
-    for process in running:
-        left = None if given.limit is None else max(1, started + given.limit - time.monotonic())
-        try:
-            process.wait(left)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGINT)
-            stopped.add(process)
-    codes = [process.wait() for process in running]
+    folders = {study: given.work / f"{given.stage}-{study}" for study in given.studies}
+    running = {
+        folders[study]: start(given, study, several)
+        for study, several in zip(given.studies, jobs, strict=False)
+    }
+    limit = None if given.limit is None else started + given.limit
+    broken = finish(running, began, limit)
+    failures = {study: broken[folder] for study, folder in folders.items()}
     results: dict[str, Any] = {}
-    failures: dict[str, list[str]] = {}
-    for study, process, code in zip(given.studies, running, codes, strict=True):
-        folder = given.work / f"{given.stage}-{study}"
-        failures[study] = failures_of(folder, code, began, stopped=process in stopped)
-        cells = done_cells(given.work, folder.name)
+    for study, folder in folders.items():
+        cells = done_cells(folder)
         curves = given.stage == "full"
         if given.pictures:
             io.ensure_folder(given.pictures)
@@ -339,7 +242,7 @@ def main() -> None:
     about = {
         "context": context(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
         "settings": {"base": BASE, "steps": given.steps, "seeds": given.seeds},
-        "simulation": simulation(quick=given.quick).model_dump() | {"specimen": "3j9i.pdb.gz"},
+        "simulation": simulation(quick=given.quick).model_dump() | {"specimen": SPECIMEN},
         "seconds": round(time.monotonic() - started),
     }
     io.write_json(given.out, {**about, "failures": failures, "studies": results})

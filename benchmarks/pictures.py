@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/results from denoised files that the benchmarks leave behind.
+"""Draw the picture of docs/results/apoferritin.md from what its benchmark leaves behind.
 
 Panels of the same field side by side, each levelled at 1/1000 Å and shown between its own 0.5 and
 99.5 percentiles.
@@ -45,44 +45,21 @@ def _read(path: Path) -> torch.Tensor:
 
 
 def main() -> None:
-    """Draw all pictures from the work folders of both benchmarks."""
+    """Draw it from the work folder of the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--apoferritin", type=Path, help="--work of apoferritin.py")
-    parser.add_argument("--fourier-weights", type=Path, help="--work of fourier_weights.py")
+    parser.add_argument("--work", type=Path, required=True, help="that of apoferritin.py")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     arguments = parser.parse_args()
-    if arguments.apoferritin:
-        data = Path(os.environ["CLEARICE_TEST_DATA"]) / "apoferritin"
-        name = "May08_03.05.02"
-        frame = _read(data / f"{name}_frame.mrc")
-        images = {
-            "one frame (input)": frame,
-            "best Gaussian, σ = 5.5 px": gaussian_lowpass(frame, 5.5),
-            "clearice": _read(arguments.apoferritin / "unet-0" / "denoised" / f"{name}_frame.mrc"),
-            "other 49 frames (reference)": _read(data / f"{name}_rest.mrc"),
-        }
-        panels(images, 1.5, arguments.out / "apoferritin.jpg")
-    if arguments.fourier_weights:
-        work = arguments.fourier_weights
-        name = "mic_0007.mrc"
-
-        def denoised(job: str, kind: str = "denoised") -> torch.Tensor:
-            return _read(work / job / "denoised" / kind / name)
-
-        noisy = {
-            "raw": denoised("noisy-0.0-0", "raw"),
-            "N2N, MSE": denoised("noisy-0.0-0"),
-            "N2N, MSE + 0.01 log-power": denoised("noisy-0.01-0"),
-            "N2N, MSE + 0.1 log-power": denoised("noisy-0.1-0"),
-        }
-        clean = {
-            "truth": _read(work / "simulated" / "truth" / name),
-            "clean targets, MSE": denoised("clean-0.0-0"),
-            "clean, MSE + 0.1 log-power": denoised("clean-0.1-0"),
-            "N2N, MSE": denoised("noisy-0.0-0"),
-        }
-        panels(noisy, 1.315, arguments.out / "fourier-weights-noisy.jpg")
-        panels(clean, 1.315, arguments.out / "fourier-weights-clean.jpg")
+    data = Path(os.environ["CLEARICE_TEST_DATA"]) / "apoferritin"
+    name = "May08_03.05.02"
+    frame = _read(data / f"{name}_frame.mrc")
+    images = {
+        "one frame (input)": frame,
+        "best Gaussian, σ = 5.5 px": gaussian_lowpass(frame, 5.5),
+        "clearice": _read(arguments.work / "unet-0" / "denoised" / f"{name}_frame.mrc"),
+        "other 49 frames (reference)": _read(data / f"{name}_rest.mrc"),
+    }
+    panels(images, 1.5, arguments.out / "apoferritin.jpg")
 
 
 if __name__ == "__main__":

@@ -7,10 +7,7 @@ them. Each run is a process of its own, which samples its anonymous and its file
 from __future__ import annotations
 
 import argparse
-import json
-import multiprocessing
 import shutil
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -24,6 +21,7 @@ from clearice.config import TrainConfig
 from clearice.data import MANIFEST_NAME, Manifest, MicrographEntry, Split
 from clearice.devices import choose_device
 from clearice.io import write_json
+from processes import measured_alone, watched
 
 _GROUPS = 8
 
@@ -67,36 +65,12 @@ def make_sparse_dataset(folder: Path, gigabytes: float, edge: int) -> int:
     return count
 
 
-def _memory_kib() -> tuple[int, int]:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    fields = dict(line.split(":", 1) for line in lines if line.startswith("Rss"))
-    return int(fields["RssAnon"].split()[0]), int(fields["RssFile"].split()[0])
-
-
-def _train(dataset: Path, out: Path, config: dict[str, Any], device: str, result: Path) -> None:
-    peak, done = [0, 0], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.02):
-            for index, value in enumerate(_memory_kib()):
-                peak[index] = max(peak[index], value)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
+def _train(dataset: Path, out: Path, config: dict[str, Any], device: str) -> dict[str, Any]:
     start = time.monotonic()
-    try:
+    with watched() as memory:
         trained = train.run(dataset, out, TrainConfig(**config), choose_device(device))
-    finally:
-        done.set()
-        watcher.join()
-    mib = [round(kib / 1024, 1) for kib in peak]
-    values = {
-        "steps": trained.steps,
-        "seconds": round(time.monotonic() - start, 1),
-        "peak_anonymous_mib": mib[0],
-        "peak_file_backed_mib": mib[1],
-    }
-    result.write_text(json.dumps(values))
+    seconds = round(time.monotonic() - start, 1)
+    return {"steps": trained.steps, "seconds": seconds, **memory}
 
 
 def measure(gigabytes: float, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -112,16 +86,8 @@ def measure(gigabytes: float, arguments: argparse.Namespace) -> dict[str, Any]:
         "cache": "stream",
         "validations": 2,
     }
-    result = folder / "result.json"
-    process = multiprocessing.get_context("spawn").Process(
-        target=_train,
-        args=(folder / "dataset", folder / "run", config, arguments.device, result),
-    )
-    process.start()
-    process.join()
-    if process.exitcode:
-        raise SystemExit(f"training on {gigabytes:g} GB failed")
-    values = json.loads(result.read_text())
+    given = (folder / "dataset", folder / "run", config, arguments.device)
+    values = measured_alone(_train, folder / "result.json", *given)
     shutil.rmtree(folder)
     return {"gigabytes": gigabytes, "micrographs": count, "config": config, **values}
 

@@ -16,7 +16,6 @@ from clearice.benchmark.run import _NETWORKS
 from helpers import CPU
 
 _RATIOS = {
-    "train": ("ratio_to_float32", "network", set(_NETWORKS)),
     "denoise": ("ratio_to_first", "network", set(_NETWORKS)),
 }
 

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from clearice import io
+from clearice.benchmark.steps import fresh_state, wait_for
 from clearice.config import PrepareConfig, TrainConfig
 from clearice.data import (
     Affine,
@@ -28,9 +29,7 @@ from clearice.data import (
     open_dataset,
 )
 from clearice.losses import Objective
-from clearice.networks import build_network, place
 from clearice.train import make_step
-from clearice.train.state import new_state
 from clearice.types import HalfSet, PatchBatch
 
 Row = dict[str, Any]
@@ -130,17 +129,12 @@ def _per_batch(batches: Iterator[Any], device: torch.device) -> float:
     """Return the time of one batch, after the first two."""
     next(batches)
     next(batches)
-    _wait(device)
+    wait_for(device)
     start, count = time.perf_counter(), 0
     for _ in batches:
         count += 1
-    _wait(device)
+    wait_for(device)
     return (time.perf_counter() - start) / count
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _rates(
@@ -173,8 +167,7 @@ class _Trainer:
     def __init__(self, device: torch.device, precision: Literal["float32", "bfloat16"]) -> None:
         self.config = TrainConfig(precision=precision)
         self._device = device
-        network = place(build_network(self.config.network), device)
-        state = new_state(network, self.config)
+        state = fresh_state(self.config, device)
         self._step = make_step(state, Objective(self.config.loss), self.config, 10**6)
 
     def per_step(self, batches: Iterable[PatchBatch]) -> float:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any, Final, Literal, final
 
 import torch
 from torch import Tensor
 
+from clearice.benchmark.steps import noise_batch, trainer
 from clearice.benchmark.timing import WARM_UP, seconds
 from clearice.config import TrainConfig
 from clearice.errors import ConfigError
 from clearice.loss_spec import LossTerm, parse_term
-from clearice.losses import LOSSES, Objective, bind
+from clearice.losses import LOSSES, bind
 from clearice.losses.fused import fourier_terms, is_fused
-from clearice.networks import build_network, place
-from clearice.train import make_step
-from clearice.train.state import new_state
 from clearice.types import PatchBatch
 
 Row = dict[str, Any]
@@ -39,7 +36,7 @@ def measure(device: torch.device, size: int, batch_size: int) -> list[Row]:
         size: Edge of a patch, px. Losses that refuse it have no numbers, but a note.
         batch_size: Patches in a step.
     """
-    batch = _batch(device, size, batch_size)
+    batch = noise_batch(device, size, batch_size, halves=True)
     steps = [_Steps(name, batch) for name in _NETWORKS]
     rows: list[Row] = []
     for terms in _cases():
@@ -59,13 +56,6 @@ def _cases() -> list[tuple[LossTerm, ...]]:
     single = [f"{name}(mse)" if info.wraps else name for name, info in LOSSES.items()]
     single.sort(key=lambda text: text != "mse")
     return [*((parse_term(text),) for text in single), (LossTerm("log-power"), LossTerm("frc"))]
-
-
-def _batch(device: torch.device, size: int, batch_size: int) -> PatchBatch:
-    shape = (4, batch_size, 1, size, size)
-    images = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
-    halves = torch.cat([images[2], images[3]], 1)
-    return PatchBatch(images[0], images[1], torch.ones(batch_size, device=device), halves)
 
 
 def _times(terms: tuple[LossTerm, ...], batch: PatchBatch) -> Row:
@@ -148,16 +138,4 @@ class _Steps:
         config = TrainConfig.model_validate(
             {"network": self._name, "loss": loss, "precision": self._precision}
         )
-        device = self._batch.input.device
-        state = new_state(place(build_network(self._name), device), config)
-        step = make_step(state, Objective(config.loss), config, 10**6)
-
-        def run(steps: int) -> float:
-            start = time.perf_counter()
-            for _ in range(steps):
-                step(self._batch)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            return (time.perf_counter() - start) / steps
-
-        return run
+        return trainer(config, self._batch)

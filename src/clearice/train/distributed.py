@@ -261,7 +261,7 @@ def connected(place: Place, device: torch.device) -> Iterator[Ranks]:
 def _meet(place: Place, device: torch.device) -> Store:
     backend = "cpu:gloo"
     if device.type == "cuda":
-        torch.cuda.set_device(device)
+        torch.cuda.set_device(device.index or 0)  # srun shows a rank its own GPU alone
         backend = "cpu:gloo,cuda:nccl"
     try:
         timeout = timedelta(seconds=_MEETING_SECONDS)

@@ -1,10 +1,10 @@
-"""The studies of losses: what is collected from a comparison, and what is not."""
+"""Comparisons that scripts run: what is collected from them, and what is not."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,20 +14,11 @@ import yaml
 
 from clearice.config import TrainConfig
 
-_SCRIPT = Path(__file__).parents[2] / "benchmarks" / "losses.py"
-
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
-    """The script as a module."""
-    spec = importlib.util.spec_from_file_location("losses_script", _SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:  # scripts import their neighbours
-        patch.syspath_prepend(_SCRIPT.parent)
-        spec.loader.exec_module(module)
-    return module
+def script(load_script: Callable[[str], ModuleType]) -> ModuleType:
+    """What runs comparisons and collects them."""
+    return load_script("comparisons")
 
 
 def test_only_cells_of_the_grid_are_collected(script: ModuleType, tmp_path: Path) -> None:
@@ -44,7 +35,7 @@ def test_only_cells_of_the_grid_are_collected(script: ModuleType, tmp_path: Path
     kept = write("cnn3_mse-seed0", workers=3)
     write("cnn3_l1-seed0", loss="l1", steps=6)
     write("cnn3_huber-seed0", loss="huber")
-    assert script.done_cells(tmp_path, "s") == [kept]
+    assert script.done_cells(tmp_path / "s") == [kept]
 
 
 def test_failures_are_recorded_and_breakdowns_are_not_passed_over(
@@ -53,7 +44,8 @@ def test_failures_are_recorded_and_breakdowns_are_not_passed_over(
     began = time.time() - 5
     assert script.failures_of(tmp_path, 0, began, stopped=False) == []
     assert script.failures_of(tmp_path, 130, began, stopped=True) == []
-    for code in (130, 1, 2):
+    assert script.failures_of(tmp_path, -2, began, stopped=True) == []
+    for code in (130, -2, 1, 2):
         with pytest.raises(SystemExit, match=f"ended with code {code}"):
             script.failures_of(tmp_path, code, began, stopped=False)
     (tmp_path / "results.json").write_text(json.dumps({"about": {"failures": ["a: broke"]}}))
