@@ -1,6 +1,8 @@
 """Which losses help? Simulated T20S with noisy and with clean targets, and real apoferritin pairs.
 
-Every study is one `clearice compare`; all run side by side. A stage is `screen` (every loss alone
+Every study is one `clearice compare`; all run side by side: `t20s-noisy`, `t20s-clean`, and of
+each fold N of real pairs `apoferritin-N` (the last weights) and `watched-N` (one of the six pairs
+watches, and the weights that are best there are scored). A stage is `screen` (every loss alone
 and combinations, one seed, short) or `full` (those worth it, three seeds, full length).
 `CLEARICE_TEST_DATA` names the folder that holds `3j9i.pdb.gz` and `apoferritin/`.
 """
@@ -94,9 +96,9 @@ BASE: dict[str, Any] = {
 }
 
 
-def make_apoferritin(work: Path, fold: int) -> Path:
-    """Prepare the real pairs, once; a fold holds two of the eight out."""
-    out = work / f"apoferritin-{fold}"
+def make_apoferritin(work: Path, fold: int, *, watched: bool = False) -> Path:
+    """Prepare the real pairs, once; a fold holds two of the eight out, and may watch a third."""
+    out = work / f"{'watched' if watched else 'apoferritin'}-{fold}"
     if not (out / MANIFEST_NAME).exists():
         folder = Path(os.environ["CLEARICE_TEST_DATA"]) / "apoferritin"
         pairs = prepare.match_pairs(f"{folder}/*_frame.mrc", f"{folder}/*_rest.mrc")
@@ -106,6 +108,8 @@ def make_apoferritin(work: Path, fold: int) -> Path:
         entries = sorted(manifest["micrographs"], key=lambda entry: entry["name"])
         for entry in entries[fold::FOLDS]:
             entry["split"] = "test"
+        if watched:
+            entries[(fold + 1) % FOLDS]["split"] = "validation"
         io.write_json(out / MANIFEST_NAME, manifest)
     return out
 
@@ -119,16 +123,19 @@ def grid_of(
     if not cuda:
         base |= {"patch_size": 256}
         networks = ["cnn3"]
-    if study.startswith("apoferritin"):  # few data: see docs/results/apoferritin.md
+    if not study.startswith("t20s"):  # few data: see docs/results/apoferritin.md
         base |= {"dropout": 0.0 if not cuda else 0.2}
         losses = [loss for loss in losses if TWO_TARGETS not in loss]
     elif study == "t20s-clean":
         base |= {"target": "clean"}
         losses = [loss for loss in losses if TWO_TARGETS not in loss]
+    watched = study.startswith("watched")
+    base |= {"validations": 30} if watched else {}
     return {
         "base": base,
         "grid": {"loss": losses, "network": networks},
         "seeds": list(range(seeds)),
+        "weights": "best" if watched else "last",
     }
 
 
@@ -208,7 +215,8 @@ def start(given: argparse.Namespace, study: str, jobs: int) -> subprocess.Popen[
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dataset = make_dataset(given.work, device, quick=given.quick)
     else:
-        dataset = make_apoferritin(given.work, int(study.split("-")[1]))
+        kind, fold = study.split("-")
+        dataset = make_apoferritin(given.work, int(fold), watched=kind == "watched")
     grid = grid_of(study, given.steps, given.losses, given.networks, given.seeds)
     return start_comparison(dataset, grid, given.work / f"{given.stage}-{study}", jobs)
 
