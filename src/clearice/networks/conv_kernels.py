@@ -26,7 +26,7 @@ _ROWS: Final = 2
 _PAIRS: Final = 32  # of the tile of pixels that a program takes
 _SIDE: Final = 16  # of the square tile, where neighbours are gathered one by one
 _TAPS: Final = 16  # 9 offsets of a 3×3 kernel, padded to what matrix units take
-_NARROW: Final = 16  # columns of a matrix of which two are used
+_NARROW: Final = 16  # fewest columns of a matrix; those that mean nothing are zero
 _PROGRAMS: Final = 2  # that sum weight gradients, for each multiprocessor
 
 
@@ -60,11 +60,14 @@ def _tile(tile, height, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # ty
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _load_run(at, image, rows, start, H, W, C: tl.constexpr, LENGTH: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Load LENGTH pixels in a row, all channels, from `start`; those outside are 0."""
-    k = tl.arange(0, LENGTH * C)
+def _load_run(at, image, rows, start, H, W, C: tl.constexpr, LENGTH: tl.constexpr,  # type: ignore[no-untyped-def]
+              WIDTH: tl.constexpr):  # fmt: skip
+    """Load LENGTH pixels in a row, all channels, from `start`; what is outside, or more, is 0."""
+    k = tl.arange(0, WIDTH)
     column = start[:, None] + (k // C)[None, :]
     inside = ((rows >= 0) & (rows < H))[:, None] & (column >= 0) & (column < W)
+    if WIDTH > LENGTH * C:
+        inside = inside & (k < LENGTH * C)[None, :]
     offset = (image * H * W + rows * W + start)[:, None] * C + k[None, :]
     return tl.load(at + offset, mask=inside, other=0.0)
 
@@ -105,7 +108,7 @@ def _thick(x, weight, bias, gate, add, out, before, H, W, CI: tl.constexpr, CO: 
     k, j = tl.arange(0, 4 * CI), tl.arange(0, WIDTH)
     acc = tl.zeros((ROWS * PAIRS, WIDTH), tl.float32)
     for tap_row in range(3):
-        a = _load_run(x, image, rows + (tap_row - 1), 2 * pairs - 1, H, W, CI, 4)
+        a = _load_run(x, image, rows + (tap_row - 1), 2 * pairs - 1, H, W, CI, 4, 4 * CI)
         m = tl.load(weight + (tap_row * 4 * CI + k)[:, None] * WIDTH + j[None, :])
         acc = tl.dot(a, m, acc)
     column = 2 * pairs[:, None] + (j // CO)[None, :]
@@ -129,32 +132,32 @@ def _expand(x, weight, bias, gate, out, H, W, C: tl.constexpr, BIAS: tl.constexp
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _thick_weights(x, dy, partial, sums, H, W, tiles, C: tl.constexpr, ROWS: tl.constexpr,  # type: ignore[no-untyped-def]
-                   PAIRS: tl.constexpr):  # fmt: skip
+def _thick_weights(x, dy, partial, sums, H, W, tiles, CI: tl.constexpr, CO: tl.constexpr,  # type: ignore[no-untyped-def]
+                   WIDTH: tl.constexpr, ROWS: tl.constexpr, PAIRS: tl.constexpr):  # fmt: skip
     """Sum the gradients of those matrices and of the bias over tiles."""
     program, step = tl.program_id(0), tl.num_programs(0)
-    above = tl.zeros((4 * C, 2 * C), tl.float32)
-    level = tl.zeros((4 * C, 2 * C), tl.float32)
-    below = tl.zeros((4 * C, 2 * C), tl.float32)
-    bias = tl.zeros((16, 2 * C), tl.float32)
+    above = tl.zeros((4 * CI, WIDTH), tl.float32)
+    level = tl.zeros((4 * CI, WIDTH), tl.float32)
+    below = tl.zeros((4 * CI, WIDTH), tl.float32)
+    bias = tl.zeros((16, WIDTH), tl.float32)
     ones = tl.full((16, ROWS * PAIRS), 1.0, dy.dtype.element_ty)
     for tile in range(program, tiles, step):
         image, rows, pairs = _tile(tile, H, tl.cdiv(W, 2), ROWS, PAIRS)
-        g = _load_run(dy, image, rows, 2 * pairs, H, W, C, 2)
-        a = _load_run(x, image, rows - 1, 2 * pairs - 1, H, W, C, 4)
+        g = _load_run(dy, image, rows, 2 * pairs, H, W, CO, 2, WIDTH)
+        a = _load_run(x, image, rows - 1, 2 * pairs - 1, H, W, CI, 4, 4 * CI)
         above = tl.dot(tl.trans(a), g, above)
-        a = _load_run(x, image, rows, 2 * pairs - 1, H, W, C, 4)
+        a = _load_run(x, image, rows, 2 * pairs - 1, H, W, CI, 4, 4 * CI)
         level = tl.dot(tl.trans(a), g, level)
-        a = _load_run(x, image, rows + 1, 2 * pairs - 1, H, W, C, 4)
+        a = _load_run(x, image, rows + 1, 2 * pairs - 1, H, W, CI, 4, 4 * CI)
         below = tl.dot(tl.trans(a), g, below)
         bias = tl.dot(ones, g, bias)
-    k, j = tl.arange(0, 4 * C), tl.arange(0, 2 * C)
-    at = partial + (program * 12 * C + k)[:, None] * (2 * C) + j[None, :]
+    k, j = tl.arange(0, 4 * CI), tl.arange(0, WIDTH)
+    at = partial + (program * 12 * CI + k)[:, None] * WIDTH + j[None, :]
     tl.store(at, above)
-    tl.store(at + 8 * C * C, level)
-    tl.store(at + 16 * C * C, below)
+    tl.store(at + 4 * CI * WIDTH, level)
+    tl.store(at + 8 * CI * WIDTH, below)
     whole = tl.sum(tl.where((tl.arange(0, 16) == 0)[:, None], bias, 0.0), axis=0)
-    tl.store(sums + program * 2 * C + j, whole)
+    tl.store(sums + program * WIDTH + j, whole)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -166,7 +169,7 @@ def _thin_weights(thin, thick, partial, H, W, tiles, C: tl.constexpr, SIGN: tl.c
     acc = tl.zeros((TAPS, C), tl.float32)
     for tile in range(program, tiles, step):
         image, rows, columns = _tile(tile, H, W, SIDE, SIDE)
-        g = _load_run(thick, image, rows, columns, H, W, C, 1)
+        g = _load_run(thick, image, rows, columns, H, W, C, 1, C)
         a = _load_taps(thin, image, rows, columns, H, W, SIGN, TAPS).to(g.dtype)
         a = tl.where((tap == 9)[None, :], 1.0, a).to(g.dtype)
         acc = tl.dot(tl.trans(a), g, acc)
@@ -177,26 +180,30 @@ def pair_matrices(taps: Tensor) -> Tensor:
     """Return the matrices that turn runs of four pixels into two: (3, 4 ci, 2 co), contiguous.
 
     Args:
-        taps: (3, 3, ci, co); a single output channel gives 16 columns, of which two are used.
+        taps: (3, 3, ci, co); few output channels give 16 columns, of which the first are used.
     """
     _, _, ci, co = taps.shape
     matrices = taps.new_zeros((3, 4, ci, 2, co))
     matrices[:, :3, :, 0] = taps
     matrices[:, 1:, :, 1] = taps
-    matrices = matrices.view(3, 4 * ci, 2 * co)
-    return functional.pad(matrices, (0, _NARROW - 2)) if co == 1 else matrices
+    return functional.pad(matrices.view(3, 4 * ci, 2 * co), (0, _width(co) - 2 * co))
 
 
-def _of_pairs(matrices: Tensor) -> Tensor:
+def _of_pairs(matrices: Tensor, co: int) -> Tensor:
     """Return the gradient in the taps, (3, 3, ci, co), from that in their matrices."""
-    rows, columns = matrices.shape[1:]
-    blocks = matrices.view(3, 4, rows // 4, 2, columns // 2)
+    blocks = matrices[:, :, : 2 * co].reshape(3, 4, -1, 2, co)
     return blocks[:, :3, :, 0] + blocks[:, 1:, :, 1]
+
+
+def _width(co: int) -> int:
+    """Return the columns of the matrices."""
+    return max(2 * co, _NARROW)
 
 
 def thick(
     x: Tensor,
     matrices: Tensor,
+    co: int,
     bias: Tensor | None,
     *,
     gate: Tensor | None = None,
@@ -209,7 +216,8 @@ def thick(
 
     Args:
         x: (n, ci, h, w), channels-last, in half precision.
-        matrices: Of `pair_matrices`, in that precision.
+        matrices: Of `pair_matrices`, in that precision; 4 ci must be 16 or more.
+        co: Channels of the output; one channel is returned in float32.
         bias: (co), or none.
         gate: (n, co, h, w), channels-last, or none.
         gate_act: Whose slope multiplies.
@@ -218,13 +226,11 @@ def thick(
         keep: Whether z is wanted beside y; else y stands for it.
     """
     _, ci, height, width = x.shape
-    columns = matrices.shape[2]
-    co = 1 if columns == _NARROW else columns // 2
     out = _image(x, co, torch.float32 if co == 1 else x.dtype)
     before = torch.empty_like(out) if keep else out
     _thick[(_tiles(x, _ROWS, 2 * _PAIRS),)](
         x, matrices, _or(bias, x), _or(gate, x), _or(add, x), out, before, height, width, ci, co,
-        columns, bias is not None, gate_act, add is not None, act, keep, _ROWS, _PAIRS,
+        _width(co), bias is not None, gate_act, add is not None, act, keep, _ROWS, _PAIRS,
     )  # fmt: skip
     return out, before
 
@@ -259,20 +265,20 @@ def expand(
 
 
 def thick_weights(x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the gradients of `thick` in its taps (3, 3, c, c) and bias (c), in float32.
+    """Return the gradients of `thick` in its taps (3, 3, ci, co) and bias (co), in float32.
 
     Args:
         x: Its input.
-        dy: The gradient in its output before any activation, with as many channels.
+        dy: The gradient in its output before any activation, channels-last, in half precision.
     """
-    tiles, channels = _tiles(x, _ROWS, 2 * _PAIRS), x.shape[1]
-    programs = _programs(x, tiles)
-    partial = x.new_empty((programs, 3, 4 * channels, 2 * channels), dtype=torch.float32)
-    sums = x.new_empty((programs, 2, channels), dtype=torch.float32)
+    tiles, ci, co = _tiles(x, _ROWS, 2 * _PAIRS), x.shape[1], dy.shape[1]
+    programs, width = _programs(x, tiles), _width(co)
+    partial = x.new_empty((programs, 3, 4 * ci, width), dtype=torch.float32)
+    sums = x.new_empty((programs, width), dtype=torch.float32)
     _thick_weights[(programs,)](
-        x, dy, partial, sums, *x.shape[2:], tiles, channels, _ROWS, _PAIRS, num_warps=8
+        x, dy, partial, sums, *x.shape[2:], tiles, ci, co, width, _ROWS, _PAIRS, num_warps=8
     )
-    return _of_pairs(partial.sum(0)), sums.sum((0, 1))
+    return _of_pairs(partial.sum(0), co), sums.sum(0)[: 2 * co].view(2, co).sum(0)
 
 
 def thin_weights(thin: Tensor, thick: Tensor, sign: int) -> tuple[Tensor, Tensor]:
@@ -301,7 +307,7 @@ def probe() -> None:
     """
     x = torch.ones((1, 16, 8, 16), dtype=torch.bfloat16, device="cuda")
     taps = torch.ones((3, 3, 16, 16), dtype=torch.bfloat16, device="cuda")
-    y, _ = thick(x.to(memory_format=torch.channels_last), pair_matrices(taps), None)
+    y, _ = thick(x.to(memory_format=torch.channels_last), pair_matrices(taps), 16, None)
     found = y[0, 0, 4, 8].item()
     if found != 144.0:
         raise RuntimeError(f"a convolution gave {found} in place of 144")

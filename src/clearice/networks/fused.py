@@ -54,11 +54,23 @@ def chain(
         dtype: Of the images between them.
     """
     first, *middle, last = layers
-    z = _Expand.apply(x, first.weight, first.bias, dtype)  # type: ignore[no-untyped-call]
+    y = _convolved(x, first, dtype, before=False, after=True)
     for layer in middle:
-        z = _Thick.apply(z, layer.weight, layer.bias)  # type: ignore[no-untyped-call]
-    out: Tensor = _Contract.apply(z, last.weight, last.bias)  # type: ignore[no-untyped-call]
-    return out
+        y = _convolved(y, layer, dtype, before=True, after=True)
+    return _convolved(y, last, dtype, before=True, after=False)
+
+
+def convolution(
+    x: Float[Tensor, "n c h w"], layer: nn.Conv2d, dtype: torch.dtype
+) -> Float[Tensor, "n d h w"]:
+    """Return a 3×3 convolution by itself; one channel is returned in float32.
+
+    Args:
+        x: In any precision, of one channel, or of four or more.
+        layer: The convolution.
+        dtype: Computed in.
+    """
+    return _convolved(x, layer, dtype, before=False, after=False)
 
 
 def block(
@@ -68,6 +80,19 @@ def block(
     weights = (first.weight, first.bias, second.weight, second.bias)
     out: Tensor = _Block.apply(x.to(dtype), *weights)  # type: ignore[no-untyped-call]
     return out
+
+
+def _convolved(
+    x: Tensor, layer: nn.Conv2d, dtype: torch.dtype, *, before: bool, after: bool
+) -> Tensor:
+    """Return relu(conv(x)), or conv(x), where x is what another ReLU gave, or is not.
+
+    ReLUs before and after are gone through once each: the gradient in x comes back behind the ReLU
+    that gave it, and that in the result is taken to have done so.
+    """
+    acts = ("relu" if before else "none", "relu" if after else "none")
+    y: Tensor = _Convolution.apply(x, layer.weight, layer.bias, dtype, *acts)  # type: ignore[no-untyped-call]
+    return y
 
 
 @lru_cache(maxsize=1)
@@ -101,78 +126,59 @@ def _last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-class _Thick(torch.autograd.Function):
-    """relu(conv(x) + bias) of what a ReLU gave; its gradient comes back behind that ReLU."""
+def _forward(x: Tensor, taps: Tensor, bias: Tensor | None, act: Any) -> Tensor:
+    """Return act(conv(x) + bias)."""
+    from clearice.networks import conv_kernels
 
+    if x.shape[1] == 1:
+        return conv_kernels.expand(x, taps, bias, act=act)
+    matrices = conv_kernels.pair_matrices(taps)
+    return conv_kernels.thick(x, matrices, taps.shape[3], bias, act=act)[0]
+
+
+def _backward(dy: Tensor, taps: Tensor, gate: Tensor, act: Any) -> Tensor:
+    """Return conv(dy) · act′(gate)."""
+    from clearice.networks import conv_kernels
+
+    if dy.shape[1] == 1:
+        return conv_kernels.expand(dy, taps, None, gate=gate, gate_act=act)
+    matrices = conv_kernels.pair_matrices(taps)
+    return conv_kernels.thick(dy, matrices, taps.shape[3], None, gate=gate, gate_act=act)[0]
+
+
+def _of_weights(x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradients of a convolution of x in its weights and in its bias."""
+    from clearice.networks import conv_kernels
+
+    if x.shape[1] == 1:
+        taps, db = conv_kernels.thin_weights(x, dy, 1)
+        return _weights(taps[:, :, None]), db
+    if dy.shape[1] == 1:
+        taps, _ = conv_kernels.thin_weights(dy, x, -1)
+        return _weights(taps[..., None]), dy.sum((0, 2, 3))
+    taps, db = conv_kernels.thick_weights(x, dy)
+    return _weights(taps), db
+
+
+class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        from clearice.networks import conv_kernels
-
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype, *acts: str
+    ) -> Tensor:
+        x = x.contiguous() if x.shape[1] == 1 else _last(x.to(dtype))
         ctx.save_for_backward(x, weight)
-        matrices = conv_kernels.pair_matrices(_taps(weight, x.dtype))
-        y, _ = conv_kernels.thick(x, matrices, bias, act="relu")
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, ...]:
-        from clearice.networks import conv_kernels
-
-        x, weight = ctx.saved_tensors
-        dz = _last(upstream)
-        adjoint = conv_kernels.pair_matrices(_adjoint(weight, x.dtype))
-        dx, _ = conv_kernels.thick(dz, adjoint, None, gate=x, gate_act="relu")
-        taps, db = conv_kernels.thick_weights(x, dz)
-        return dx, _weights(taps), db
-
-
-class _Expand(torch.autograd.Function):
-    """relu(conv(x) + bias) of one channel; its gradient comes in behind that ReLU."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
-        from clearice.networks import conv_kernels
-
-        x = x.contiguous()
-        ctx.save_for_backward(x, weight)
-        return conv_kernels.expand(x, _taps(weight, dtype), bias, act="relu")
+        ctx.dtype, ctx.before = dtype, acts[0]
+        return _forward(x, _taps(weight, dtype), bias, acts[1])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        from clearice.networks import conv_kernels
-
         x, weight = ctx.saved_tensors
-        dz, dx = _last(upstream), None
+        one = upstream.shape[1] == 1
+        dy, dx = upstream.contiguous() if one else _last(upstream.to(ctx.dtype)), None
         if ctx.needs_input_grad[0]:
-            adjoint = conv_kernels.pair_matrices(_adjoint(weight, dz.dtype))
-            dx, _ = conv_kernels.thick(dz, adjoint, None)
-        taps, db = conv_kernels.thin_weights(x, dz, 1)
-        return dx, _weights(taps[:, :, None]), db, None
-
-
-class _Contract(torch.autograd.Function):
-    """conv(x) + bias to one channel, of what a ReLU gave."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        from clearice.networks import conv_kernels
-
-        ctx.save_for_backward(x, weight)
-        matrices = conv_kernels.pair_matrices(_taps(weight, x.dtype))
-        y, _ = conv_kernels.thick(x, matrices, bias)
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, ...]:
-        from clearice.networks import conv_kernels
-
-        x, weight = ctx.saved_tensors
-        dy = upstream.contiguous()
-        dx = conv_kernels.expand(dy, _adjoint(weight, x.dtype), None, gate=x, gate_act="relu")
-        taps, _ = conv_kernels.thin_weights(dy, x, -1)
-        return dx, taps.permute(2, 0, 1)[None], dy.sum((0, 2, 3))
+            dx = _backward(dy, _adjoint(weight, ctx.dtype), x, ctx.before)
+        return dx, *_of_weights(x, dy), None, None, None
 
 
 class _Block(torch.autograd.Function):
@@ -181,10 +187,10 @@ class _Block(torch.autograd.Function):
         from clearice.networks import conv_kernels
 
         x = _last(x)
-        active = functional.silu(x)
+        active, width = functional.silu(x), x.shape[1]
         first, second = (conv_kernels.pair_matrices(_taps(w, x.dtype)) for w in (w1, w2))
-        h, z = conv_kernels.thick(active, first, b1, act="silu", keep=True)
-        y, _ = conv_kernels.thick(h, second, b2, add=x)
+        h, z = conv_kernels.thick(active, first, width, b1, act="silu", keep=True)
+        y, _ = conv_kernels.thick(h, second, width, b2, add=x)
         ctx.save_for_backward(x, active, z, h, w1, w2)
         return y
 
@@ -194,10 +200,10 @@ class _Block(torch.autograd.Function):
         from clearice.networks import conv_kernels
 
         x, active, z, h, w1, w2 = ctx.saved_tensors
-        dy = _last(upstream)
+        dy, width = _last(upstream), x.shape[1]
         first, second = (conv_kernels.pair_matrices(_adjoint(w, x.dtype)) for w in (w1, w2))
-        dz, _ = conv_kernels.thick(dy, second, None, gate=z, gate_act="silu")
-        taps2, db2 = conv_kernels.thick_weights(h, dy)
-        dx, _ = conv_kernels.thick(dz, first, None, gate=x, gate_act="silu", add=dy)
-        taps1, db1 = conv_kernels.thick_weights(active, dz)
-        return dx, _weights(taps1), db1, _weights(taps2), db2
+        dz, _ = conv_kernels.thick(dy, second, width, None, gate=z, gate_act="silu")
+        dw2, db2 = _of_weights(h, dy)
+        dx, _ = conv_kernels.thick(dz, first, width, None, gate=x, gate_act="silu", add=dy)
+        dw1, db1 = _of_weights(active, dz)
+        return dx, dw1, db1, dw2, db2

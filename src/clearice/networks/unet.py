@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from clearice.config import Config
+from clearice.networks import fused
 from clearice.networks.blocks import (
     SHUFFLE,
     Modulation,
@@ -82,7 +83,7 @@ class UNet(nn.Module):
         return functional.pixel_shuffle(y, self.shuffle)[..., :height, :width]
 
     def _deep(self, x: Tensor, condition: Tensor | None) -> Tensor:
-        x = self.stem(x)
+        x = _convolved(x, self.stem)
         skips: list[Tensor] = []
         for level, blocks in enumerate(self.down):
             if condition is not None:
@@ -93,4 +94,10 @@ class UNet(nn.Module):
                 x = self.shrink[level](x)
         for level in reversed(range(len(self.grow))):
             x = self.up[level](skips[level] + self.grow[level](x))
-        return self.head(x)
+        return _convolved(x, self.head)
+
+
+def _convolved(x: Tensor, layer: nn.Conv2d) -> Tensor:
+    """Return what a convolution from or to few channels gives, by kernels if there are some."""
+    dtype = fused.half_precision(x, max(layer.in_channels, layer.out_channels))
+    return layer(x) if dtype is None else fused.convolution(x, layer, dtype)
