@@ -58,7 +58,7 @@ class ModelInfo:
         pixel_size_angstrom: Of the training data, Å/px.
         dose_e_per_A2: Of the training data, e/Å², if known.
         output_gain: Factor from the network's output to the scale of the normalised input.
-        target: `noisy` or `clean`.
+        target: `noisy`, `clean` or `masked`.
         step: Optimiser steps taken.
         config: The training configuration.
         clearice_version: That trained it.

@@ -142,6 +142,7 @@ def prepare(
     *inputs: Path,
     out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
     pairs: Annotated[tuple[str, str] | None, Parameter(negative="")] = None,
+    single: Annotated[bool, Parameter(negative="")] = False,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
     config: Path | None = None,
     groups: int | None = None,
@@ -173,12 +174,14 @@ def prepare(
     Example: clearice prepare movies/*.tiff --gain gain.mrc --align global --out dataset
     Example: clearice prepare MotionCorr/job002 --dry-run
     Example: clearice prepare --pairs 'halves/*_ODD.mrc' 'halves/*_EVN.mrc' --out dataset
+    Example: clearice prepare --single micrographs --out dataset
 
     Args:
         inputs: Movies, folders of movies or half-sets, STAR or .cs lists, or one older flat
             training set (a folder of .bin files).
         out: Folder of the data set.
         pairs: Two quoted patterns whose wildcards match the same names.
+        single: The inputs are micrographs without halves, to be trained on with --target masked.
         dry_run: Show what is found and why, and write nothing.
         config: YAML file with any of the settings; options given here take precedence.
         groups: Frame groups kept of each movie; 2 is even/odd.
@@ -233,8 +236,11 @@ def prepare(
     settings = load_config(PrepareConfig, config, overrides)
     if bool(inputs) == (pairs is not None):
         raise ConfigError("give either movies, halves or lists, or --pairs 'FIRST*' 'SECOND*'")
-    flat = len(inputs) == 1 and room.is_flat(inputs[0])
-    found = None if flat else room.find_pairs(*pairs) if pairs else room.find_inputs(inputs)
+    if single and pairs:
+        raise ConfigError("give --single or --pairs, not both")
+    flat = len(inputs) == 1 and not single and room.is_flat(inputs[0])
+    find = room.find_single if single else room.find_inputs
+    found = None if flat else room.find_pairs(*pairs) if pairs else find(inputs)
     if dry_run:
         print(room.format_discovery(found) if found else room.describe_flat(inputs[0], sample_size))
         return
@@ -279,7 +285,7 @@ def train(
     allow_biased: Annotated[bool | None, Parameter(negative="")] = None,
     balance: Annotated[bool | None, Parameter(negative="")] = None,
     log_gradients: Annotated[bool | None, Parameter(negative="")] = None,
-    target: Literal["noisy", "clean"] | None = None,
+    target: Literal["noisy", "clean", "masked"] | None = None,
     epochs: int | None = None,
     steps: int | None = None,
     batch_size: int | None = None,
@@ -319,7 +325,7 @@ def train(
         allow_biased: Train with a loss that noise in the target biases.
         balance: Weights are shares of the first loss's gradient instead of factors.
         log_gradients: Report the norm of each loss's gradient at each validation.
-        target: noisy (Noise2Noise), or clean (needs truth).
+        target: noisy (Noise2Noise), clean (needs truth), or masked (no halves: Noise2Void).
         epochs: Passes over the data.
         steps: Optimiser steps; overrides epochs.
         batch_size: Patches in a step.
@@ -476,6 +482,8 @@ def denoise(
     denoiser = room.Denoiser(
         model, _device(device), tile, precision, restore_amplitude=restore_amplitude
     )
+    if denoiser.caveat is not None:
+        say(f"warning: {denoiser.caveat}")
     with progress_bar("denoise") as update:
         if is_dataset:
             kept = Split(split or "test")

@@ -146,8 +146,10 @@ class TrainConfig(Config):
     log_gradients: bool = Field(
         False, description="report the norm of each loss's gradient at each validation"
     )
-    target: Literal["noisy", "clean"] = Field(
-        "noisy", description="`noisy` is Noise2Noise; `clean` needs a data set with truth"
+    target: Literal["noisy", "clean", "masked"] = Field(
+        "noisy",
+        description="`noisy` is Noise2Noise; `clean` needs a data set with truth; `masked` learns "
+        "from single images (Noise2Void)",
     )
     epochs: int = Field(100, ge=1, description="passes over as many patches as cover the data")
     steps: int | None = Field(None, ge=1, description="optimiser steps; overrides epochs")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 
@@ -99,7 +99,9 @@ class Micrograph:
 
 @dataclass(frozen=True)
 class HalfSet:
-    """K ≥ 2 images of one field of view with the same signal and independent noise.
+    """K images of one field of view with the same signal and independent noise.
+
+    K is 1 where there are no halves.
 
     Attributes:
         name: Unique name of the micrograph, without folder or suffix.
@@ -123,15 +125,18 @@ class PatchBatch:
     Attributes:
         input: Normalised patches.
         target: The patches to predict from them.
-        weight: Of each pair's error, 1 on average over the data.
+        weight: Of each pair's error, 1 on average over the data; where a mask leaves few pixels
+            to be counted, so much larger.
         target_halves: Two targets with independent noise, each the mean of half of the target's
             groups, where a loss asks for them.
+        mask: Pixels whose error counts; None: all do.
     """
 
     input: Float[Tensor, "n 1 h w"]
     target: Float[Tensor, "n 1 h w"]
     weight: Float[Tensor, "n"]
     target_halves: Float[Tensor, "n 2 h w"] | None = None
+    mask: Bool[Tensor, "n 1 h w"] | None = None
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def _dataset(count: int, groups: int, size: int) -> Dataset:
     manifest = Manifest(
         clearice_version="0",
         pixel_size_angstrom=1.0,
-        roles="exchangeable",
+        roles="exchangeable" if groups > 1 else "single",
         micrographs=tuple(entries),
     )
     return Dataset(Path("nowhere"), manifest)
@@ -106,6 +106,12 @@ def test_what_is_given_stays(gpu: dict[str, Any], key: str) -> None:
     config, reasons = plan(MOVIES, CUDA, {key: values[key]})
     assert getattr(config, key) == values[key]
     assert not any(reason.startswith(key.replace("_", " ")) for reason in reasons)
+
+
+def test_single_images_are_trained_with_blind_spots(gpu: dict[str, Any]) -> None:
+    config, reasons = plan(_dataset(6, 1, 1024), CUDA, {})
+    assert (config.target, config.loss, config.dropout) == ("masked", {"mse": 1.0}, 0.0)
+    assert any(reason.startswith("target masked: there is one image") for reason in reasons)
 
 
 def test_given_epochs_are_not_overridden_by_steps(gpu: dict[str, Any]) -> None:

@@ -77,6 +77,7 @@ def mixing_weights(
     clean: bool = False,
     exchangeable: bool = True,
     halves: bool = False,
+    whole: bool = False,
 ) -> Float[Tensor, "n images planes"]:
     """Return by how much each plane of a stack counts in the input and in the target.
 
@@ -88,10 +89,12 @@ def mixing_weights(
         exchangeable: False if group 0 is always the input.
         halves: Also in two means of half of the target's groups each, so that there are four
             images instead of two; of the truth both are the truth.
+        whole: The target is the input: all groups, if they are exchangeable.
     """
-    inputs = table.inputs | table.targets if clean and exchangeable else table.inputs
+    full = (clean or whole) and exchangeable
+    inputs = table.inputs | table.targets if full else table.inputs
     dose = doses[table.micrograph]
-    images = [inputs, table.targets]
+    images = [inputs, inputs if whole else table.targets]
     if halves:
         odd = table.targets.cumsum(1) % 2 == 1
         images += [table.targets & odd, table.targets & ~odd]

@@ -58,6 +58,7 @@ class PatchLoader:
         device: Where batches go.
         cache: Where the stacks are held; `auto` chooses by size.
         clean: Take the target from the truth instead of the other groups.
+        whole: Input and target are both the image that a network will be given to denoise.
         workers: Threads that read crops; 0 reads them in the training loop, None chooses.
         halves: Also give two independent targets; the sampler must leave two groups for them.
         copies: Processes on this machine that each hold the stacks.
@@ -76,6 +77,7 @@ class PatchLoader:
         cache: Literal["auto", "gpu", "ram", "stream"] = "auto",
         *,
         clean: bool = False,
+        whole: bool = False,
         workers: int | None = None,
         halves: bool = False,
         copies: int = 1,
@@ -84,9 +86,9 @@ class PatchLoader:
         self._halves = halves
         self._patch_size = patch_size
         self._device = device
-        self._clean = clean
+        self._clean, self._whole = clean, whole
         self._workers = max(1, default_workers() // copies) if workers is None else workers
-        self._exchangeable = dataset.manifest.roles == "exchangeable"
+        self._exchangeable = dataset.manifest.roles != "input-target"
         groups = max(entry.shape[0] for entry in entries)
         self._planes = groups + clean
         self._doses = torch.tensor(
@@ -241,6 +243,7 @@ class PatchLoader:
             clean=self._clean,
             exchangeable=self._exchangeable,
             halves=self._halves,
+            whole=self._whole,
         )
         return mix if table.jitter is None else mix * table.jitter[:, :1, None].float()
 

@@ -21,7 +21,7 @@ class Split(StrEnum):
 
 
 class MicrographEntry(Config):
-    """One micrograph: a stack of K normalised group means."""
+    """One micrograph: a stack of K normalised group means; K = 1 where there are no halves."""
 
     name: str = Field(description="unique name")
     file: str = Field(description="stack, relative to the data set")
@@ -54,9 +54,10 @@ class Manifest(Config):
     clearice_version: str
     pixel_size_angstrom: float = Field(gt=0, description="Å/px")
     dose_e_per_A2: float | None = Field(None, description="total dose, e/Å², if known")
-    roles: Literal["exchangeable", "input-target"] = Field(
+    roles: Literal["exchangeable", "input-target", "single"] = Field(
         description="`exchangeable`: any group may be input or target; `input-target`: group 0 has "
-        "the lower dose and is always the input, group 1 always the target"
+        "the lower dose and is always the input, group 1 always the target; `single`: there is one "
+        "image of each micrograph, and no halves"
     )
     dose_ratio: float = Field(1.0, gt=0, description="dose of the target over that of the input")
     target_gain: float = Field(

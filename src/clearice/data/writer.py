@@ -9,7 +9,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -240,7 +240,8 @@ class DatasetWriter:
         Args:
             config: Fractions, seed and dose.
             pixel_size_angstrom: Of all micrographs, Å/px.
-            input_target: Whether group 0 is always the input and group 1 always the target.
+            input_target: Whether group 0 is always the input and group 1 always the target; of
+                stacks of one image there is nothing to tell.
             dose_ratio: Dose of the target over that of the input.
             target_gain: Signal scale of the normalised input over that of the target.
             dose_e_per_A2: Total dose where the configuration names none, e/Å².
@@ -255,7 +256,7 @@ class DatasetWriter:
             clearice_version=__version__,
             pixel_size_angstrom=pixel_size_angstrom,
             dose_e_per_A2=config.dose_e_per_A2 or dose_e_per_A2,
-            roles="input-target" if input_target else "exchangeable",
+            roles=_roles(entries, input_target=input_target),
             dose_ratio=dose_ratio,
             target_gain=target_gain,
             micrographs=tuple(
@@ -278,6 +279,15 @@ class DatasetWriter:
                     path.unlink()
             with suppress(OSError):
                 (self._out / folder).rmdir()  # if nothing is left in it
+
+
+def _roles(
+    entries: Sequence[MicrographEntry], *, input_target: bool
+) -> Literal["exchangeable", "input-target", "single"]:
+    # One micrograph without halves is enough: what needs them must not find out amid its work.
+    if any(entry.shape[0] == 1 for entry in entries):
+        return "single"
+    return "input-target" if input_target else "exchangeable"
 
 
 def _refuse_what_is_not_ours(out: Path) -> None:

@@ -96,7 +96,18 @@ class Denoiser:
     def label(self) -> str:
         """What was done, in a few words for a file's header."""
         restored = "" if self._gain is None else ", amplitudes restored"
-        return f"{self.info.network}{restored}"
+        masked = ", masked" if self.info.target == "masked" else ""
+        return f"{self.info.network}{masked}{restored}"
+
+    @property
+    def caveat(self) -> str | None:
+        """What a user of the model must know, in a sentence, if it was not learnt from pairs."""
+        if self.info.target != "masked":
+            return None
+        return (
+            "this model was trained without halves, by blind spots (Noise2Void, target: masked): "
+            "it learnt less than Noise2Noise would, and keeps noise that neighbouring pixels share"
+        )
 
     def _window(self, window: Float[Tensor, "1 1 h w"]) -> Float[Tensor, "1 1 h w"]:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
@@ -114,6 +125,8 @@ def _calibrated_gain(model: Path, info: ModelInfo) -> Float[Tensor, "rings"]:
         remedy = (
             f"give {best}, which alone of a run is calibrated"
             if model.is_file() and model.name != BEST_NAME and best.exists()
+            else "train on movies or halves, without which nothing tells signal from noise"
+            if info.target == "masked"
             else "let 'clearice train DATASET --out RUN --resume' add it, with the version that "
             "trained it (the data set needs validation micrographs)"
         )

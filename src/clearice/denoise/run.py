@@ -133,7 +133,9 @@ def denoise_dataset(
         raise DatasetError(f"{folder}: has no {split.value} micrographs; choose another --split")
     exchangeable = dataset.manifest.roles == "exchangeable"
     if halves and not exchangeable:
-        raise DatasetError(f"{folder}: its halves differ in dose; denoise without --halves")
+        single = dataset.manifest.roles == "single"
+        why = "it has single micrographs and no halves" if single else "its halves differ in dose"
+        raise DatasetError(f"{folder}: {why}; denoise without --halves")
     parts = ("", "_even", "_odd") if halves else ("",)
     for part in parts:
         io.ensure_folder(out / f"denoised{part}")

@@ -39,6 +39,8 @@ class LossInfo:
         free: What its minimiser leaves free, so that another loss must stand beside it.
         targets: How many independent targets it takes.
         wraps: Whether it stands around another loss.
+        spans: What it compares that is larger than a pixel, so that it cannot be counted at some
+            pixels alone; empty: it is a mean over pixels, each 0 where nothing differs.
     """
 
     function: Callable[..., Tensor]
@@ -50,3 +52,4 @@ class LossInfo:
     free: str = ""
     targets: int = 1
     wraps: bool = False
+    spans: str = "more than single pixels"

@@ -12,6 +12,12 @@ _ANCHOR: Final = "beside mse, for instance 'mse + 0.05 frc'"
 _NOT_POWER: Final = "'mse + 0.05 frc' or complex; with two independent targets log-power-debiased"
 _SYMMETRIC: Final = "mse, wherever counts are few and noise is skewed"
 _TWO: Final = "debiased with two independent targets: "
+# What a loss compares that no single pixel has.
+_FOURIER: Final = "Fourier transforms, in which every pixel is in every value"
+_WINDOWS: Final = "windows of neighbouring pixels"
+_GRADIENTS: Final = "differences of neighbouring pixels"
+_SCALES: Final = "means of neighbouring pixels"
+_WHOLE: Final = "whole patches"
 
 LOSSES: Final[dict[str, LossInfo]] = {
     "mse": LossInfo(
@@ -20,6 +26,7 @@ LOSSES: Final[dict[str, LossInfo]] = {
         "Lehtinen et al. 2018",
         Verdict.SAFE,
         "the minimiser is E[signal | input], the same as with clean targets",
+        spans="",
     ),
     "l1": LossInfo(
         pixel.l1,
@@ -28,6 +35,7 @@ LOSSES: Final[dict[str, LossInfo]] = {
         Verdict.NEAR_SAFE,
         "the minimiser is the median of the target given the input, which skewed noise shifts",
         _SYMMETRIC,
+        spans="",
     ),
     "charbonnier": LossInfo(
         pixel.charbonnier,
@@ -37,6 +45,7 @@ LOSSES: Final[dict[str, LossInfo]] = {
         "the minimiser lies between the median and the mean of the target given the input, and "
         "skewed noise shifts the median",
         _SYMMETRIC,
+        spans="",
     ),
     "huber": LossInfo(
         pixel.huber,
@@ -46,6 +55,7 @@ LOSSES: Final[dict[str, LossInfo]] = {
         "the minimiser lies between the mean and the median of the target given the input, and "
         "skewed noise shifts the median",
         _SYMMETRIC,
+        spans="",
     ),
     "log-power": LossInfo(
         fourier.log_power,
@@ -56,6 +66,7 @@ LOSSES: Final[dict[str, LossInfo]] = {
         "keeps noise-like power",
         _NOT_POWER,
         free="every phase",
+        spans=_FOURIER,
     ),
     "amplitude": LossInfo(
         fourier.amplitude,
@@ -66,6 +77,7 @@ LOSSES: Final[dict[str, LossInfo]] = {
         "keeps noise-like power",
         "'mse + 0.05 frc' or complex; with two independent targets amplitude-debiased",
         free="every phase",
+        spans=_FOURIER,
     ),
     "complex": LossInfo(
         fourier.complex_l2,
@@ -74,6 +86,7 @@ LOSSES: Final[dict[str, LossInfo]] = {
         Verdict.SAFE,
         "the weights are fixed, so at each frequency that counts the minimiser is "
         "E[signal | input], the same as with clean targets",
+        spans=_FOURIER,
     ),
     "fourier-l1": LossInfo(
         fourier.fourier_l1,
@@ -83,6 +96,7 @@ LOSSES: Final[dict[str, LossInfo]] = {
         "the minimiser is the geometric median of each Fourier bin of the target given the input; "
         "noise is nearly symmetric there, whatever it is in a pixel",
         "mse or complex",
+        spans=_FOURIER,
     ),
     "whitened": LossInfo(
         fourier.whitened,
@@ -93,6 +107,7 @@ LOSSES: Final[dict[str, LossInfo]] = {
         "E[signal | input] up to the relative spread of that power: about √(2/bins in the ring) "
         "where noise rules it, and more where the signal is left open",
         "mse or complex",
+        spans=_FOURIER,
     ),
     "phase": LossInfo(
         fourier.phase,
@@ -103,6 +118,7 @@ LOSSES: Final[dict[str, LossInfo]] = {
         "any amplitude in each bin",
         "beside mse, for instance 'mse + 0.05 phase'",
         free="the amplitude of every bin",
+        spans=_FOURIER,
     ),
     "frc": LossInfo(
         frc.frc,
@@ -113,6 +129,7 @@ LOSSES: Final[dict[str, LossInfo]] = {
         "target, and any amplitude",
         _ANCHOR,
         free="the amplitude of every ring",
+        spans=_FOURIER,
     ),
     "ncc": LossInfo(
         frc.ncc,
@@ -123,6 +140,7 @@ LOSSES: Final[dict[str, LossInfo]] = {
         "gain and offset",
         "beside mse, for instance 'mse + 0.05 ncc'",
         free="gain and offset",
+        spans=_WHOLE,
     ),
     "ssim": LossInfo(
         structure.ssim,
@@ -132,6 +150,7 @@ LOSSES: Final[dict[str, LossInfo]] = {
         "its contrast term asks for the variance of the noisy target, a gain of √(1 + 1/SNR) on "
         "the signal",
         "frc with mse; with two independent targets ssim-debiased",
+        spans=_WINDOWS,
     ),
     "ms-ssim": LossInfo(
         structure.ms_ssim,
@@ -141,6 +160,7 @@ LOSSES: Final[dict[str, LossInfo]] = {
         "its contrast terms ask for the variance of the noisy target at each scale, a gain of "
         "√(1 + 1/SNR) on the signal",
         "frc with mse; with two independent targets pyramid(ssim-debiased)",
+        spans=_WINDOWS,
     ),
     "gradient-l2": LossInfo(
         gradient.gradient_l2,
@@ -150,6 +170,7 @@ LOSSES: Final[dict[str, LossInfo]] = {
         "it is quadratic in a linear image of the prediction: the minimiser is E[signal | input] "
         "up to an offset",
         free="the mean of the image",
+        spans=_GRADIENTS,
     ),
     "sobel-l1": LossInfo(
         gradient.sobel_l1,
@@ -160,6 +181,7 @@ LOSSES: Final[dict[str, LossInfo]] = {
         "is symmetric there, but a skewed signal is not",
         "gradient-l2",
         free="the mean of the image",
+        spans=_GRADIENTS,
     ),
     "sobel-magnitude": LossInfo(
         gradient.sobel_magnitude,
@@ -170,6 +192,7 @@ LOSSES: Final[dict[str, LossInfo]] = {
         "1.18 of its standard deviation where there is no signal",
         "gradient-l2 or sobel-l1; with two independent targets gradient-magnitude-debiased",
         free="the direction of every gradient",
+        spans=_GRADIENTS,
     ),
     "pyramid": LossInfo(
         pyramid.pyramid,
@@ -178,6 +201,7 @@ LOSSES: Final[dict[str, LossInfo]] = {
         Verdict.SAFE,
         "averaging is linear: the minimiser is that of the loss inside",
         wraps=True,
+        spans=_SCALES,
     ),
     "bandpass": LossInfo(
         pyramid.bandpass,
@@ -186,6 +210,7 @@ LOSSES: Final[dict[str, LossInfo]] = {
         Verdict.SAFE,
         "the bands are linear: the minimiser is that of the loss inside",
         wraps=True,
+        spans=_SCALES,
     ),
     "power-debiased": LossInfo(
         debiased.power_debiased,
@@ -196,6 +221,7 @@ LOSSES: Final[dict[str, LossInfo]] = {
         "clean targets",
         free="every phase",
         targets=2,
+        spans=_FOURIER,
     ),
     "amplitude-debiased": LossInfo(
         debiased.amplitude_debiased,
@@ -206,6 +232,7 @@ LOSSES: Final[dict[str, LossInfo]] = {
         "clean targets",
         free="every phase",
         targets=2,
+        spans=_FOURIER,
     ),
     "log-power-debiased": LossInfo(
         debiased.log_power_debiased,
@@ -216,6 +243,7 @@ LOSSES: Final[dict[str, LossInfo]] = {
         "clean targets",
         free="every phase",
         targets=2,
+        spans=_FOURIER,
     ),
     "gradient-magnitude-debiased": LossInfo(
         debiased.gradient_magnitude_debiased,
@@ -226,6 +254,7 @@ LOSSES: Final[dict[str, LossInfo]] = {
         "targets",
         free="the direction of every gradient",
         targets=2,
+        spans=_GRADIENTS,
     ),
     "ssim-debiased": LossInfo(
         debiased.ssim_debiased,
@@ -236,6 +265,7 @@ LOSSES: Final[dict[str, LossInfo]] = {
         "5 % at an SNR of 0.1 with the default window",
         "mse, or a wider window (sigma)",
         targets=2,
+        spans=_WINDOWS,
     ),
 }
 

@@ -37,6 +37,7 @@ class Inputs:
     Attributes:
         movies: Movies, with what lists and mdocs say of them.
         pairs: Ready half-sets.
+        singles: Micrographs without halves.
         explanation: One line for each folder, list or set of files: what it was taken for and why.
         reasons: Why each input is what it is, in a few words, by name.
         failures: What cannot be used, one message each: halves without a partner, bad mdocs, files
@@ -45,6 +46,7 @@ class Inputs:
 
     movies: list[InputItem] = field(default_factory=list)
     pairs: list[HalfPair] = field(default_factory=list)
+    singles: list[InputItem] = field(default_factory=list)
     explanation: list[str] = field(default_factory=list)
     reasons: dict[str, str] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
@@ -65,7 +67,7 @@ def find_inputs(paths: Sequence[Path]) -> Inputs:
         PairingError: Two inputs have the same name; both files are named.
     """
     found = Inputs()
-    named = [file for path in paths for file in _expanded(path)]
+    named = [file for path in paths for file in expanded(path)]
     for folders in _folders_together(path for path in named if path.is_dir()):
         _add_folders(found, folders)
     for path in named:
@@ -94,8 +96,12 @@ def find_pairs(first_pattern: str, second_pattern: str) -> Inputs:
     return Inputs(pairs=pairs, explanation=[line], reasons={pair.name: why for pair in pairs})
 
 
-def _expanded(path: Path) -> list[Path]:
-    """Return the files that a pattern stands for; what is missing is reported when it is read."""
+def expanded(path: Path) -> list[Path]:
+    """Return the files that a pattern stands for; what is missing is reported when it is read.
+
+    Raises:
+        InputFileError: It stands for none.
+    """
     if path.exists() or not glob.has_magic(str(path)):
         return [path]
     files = [Path(file) for file in sorted(glob.glob(str(path), recursive=True))]
@@ -201,13 +207,18 @@ def _nothing_at_all(paths: Sequence[Path], failures: Sequence[str]) -> UserError
 def _sort_movies(files: Sequence[Path]) -> tuple[list[Path], list[Path], list[Path]]:
     """Tell movies from references and from the sums that microscopes write beside the frames."""
     names = {io.stem(path).lower() for path in files}
-    references = {path for path in files if _REFERENCE.search(io.stem(path))}
-    if 2 * len(references) > len(files):
-        references = set()  # more than half: it is what the movies are called
+    references = references_among(files)
     sums = {p for p in files if any(io.stem(p).lower() + end in names for end in _FRAMES)}
     left_out = references | sums
     movies = [path for path in files if path not in left_out and io.is_movie_name(path)]
     return movies, sorted(references), sorted(sums - references)
+
+
+def references_among(files: Sequence[Path]) -> set[Path]:
+    """Return the gain and dark references among some files, going by their names."""
+    references = {path for path in files if _REFERENCE.search(io.stem(path))}
+    # More than half: it is what the images are called.
+    return set() if 2 * len(references) > len(files) else references
 
 
 def _add_movie(found: Inputs, movie: InputItem, reason: str) -> None:
@@ -252,6 +263,9 @@ def format_discovery(inputs: Inputs) -> str:
     for movie in inputs.movies:
         name = io.stem(movie.path)
         rows.append((name, str(movie.path), "(movie)", inputs.reasons.get(name, "")))
+    for single in inputs.singles:
+        name = io.stem(single.path)
+        rows.append((name, str(single.path), "(none)", inputs.reasons.get(name, "")))
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -19,6 +19,7 @@ from clearice.prepare.job import Job, Progress, Task, default_workers
 from clearice.prepare.movies import MovieRecipe, PreparedMicrograph
 from clearice.prepare.pairs import HalfPair, refuse_duplicates
 from clearice.prepare.scale import arranged
+from clearice.prepare.single import SingleJob, read_single
 from clearice.prepare.split import read_pair
 from clearice.types import InputItem
 
@@ -63,10 +64,10 @@ def prepare_inputs(
     progress: Progress = _ignore,
     say: Say = _be_silent,
 ) -> Manifest:
-    """Make a data set from what was found: movies, or half-sets.
+    """Make a data set from what was found: movies, half-sets, or single micrographs.
 
     Args:
-        inputs: Of `find_inputs`.
+        inputs: Of `find_inputs`, `find_pairs` or `find_single`.
         out: Folder of the data set.
         config: How.
         truth: Folder with a noise-free image of the same name for each (simulations).
@@ -87,6 +88,10 @@ def prepare_inputs(
         raise ConfigError(
             f"{len(inputs.movies)} movies and {len(inputs.pairs)} pairs of halves were found; "
             "prepare them apart"
+        )
+    if inputs.singles:
+        return prepare_single(
+            inputs.singles, out, config, truth, workers=workers, progress=progress, say=say
         )
     if inputs.pairs:
         return prepare_pairs(
@@ -207,7 +212,7 @@ def prepare_pairs(
         DatasetError: None could be used.
         ConfigError: A setting that half-sets have no use for.
     """
-    _refuse_settings_of_movies(config)
+    _refuse_settings_of_movies(config, "ready half-sets")
     roles, bytes_each = _look_at(pairs, config)
     say(roles.reason)
     ratio = 1 / roles.dose_ratio if roles.swapped else roles.dose_ratio
@@ -228,13 +233,73 @@ def prepare_pairs(
     return job.finish(len(pairs) + len(failures), progress)
 
 
-def _refuse_settings_of_movies(config: PrepareConfig) -> None:
-    given = [name for name in OF_MOVIES if name in config.model_fields_set]
-    if config.groups == 2:  # which halves are
+def prepare_single(
+    items: Sequence[InputItem],
+    out: Path,
+    config: PrepareConfig,
+    truth: Path | None = None,
+    *,
+    workers: int | None = None,
+    progress: Progress = _ignore,
+    say: Say = _be_silent,
+) -> Manifest:
+    """Make a data set from micrographs of which there is one image, for blind-spot training.
+
+    Args:
+        items: The files.
+        out: Folder of the data set.
+        config: Splits and overrides.
+        truth: Folder with a noise-free image of the same name for each micrograph.
+        workers: Micrographs made at a time; None chooses.
+        progress: Called with (micrographs done, micrographs in all).
+        say: Called with one line for each thing that the user should know.
+
+    Raises:
+        BatchError: Some micrographs could not be used; the data set holds the others.
+        DatasetError: None could be used.
+        ConfigError: A setting that single micrographs have no use for.
+    """
+    _refuse_settings_of_movies(config, "single micrographs")
+    say(_ONE_IMAGE)
+
+    def read(item: InputItem) -> PreparedMicrograph:
+        return PreparedMicrograph(read_single(item, config.pixel_size_angstrom))
+
+    job = SingleJob(out, config, truth, DoseRoles(), say)
+    tasks = [
+        Task(io.stem(item.path), (item.path,), partial(read, item), f"single {item!r}")
+        for item in items
+    ]
+    if workers is None:
+        workers = default_workers(_bytes_of(items[0].path), available_memory_bytes())
+    job.run(tasks, workers, progress)
+    return job.finish(len(items), progress)
+
+
+_ONE_IMAGE = (
+    "one image of each micrograph: train with --target masked, which learns less than from halves "
+    "and cannot be verified by them"
+)
+
+
+def _bytes_of(path: Path) -> int:
+    """Return the memory that one micrograph needs, going by the first."""
+    try:
+        _, height, width = io.image_shape(path)
+    except UserError:  # which is reported when it is prepared
+        return 1
+    return _COPIES * 4 * height * width
+
+
+def _refuse_settings_of_movies(config: PrepareConfig, what: str) -> None:
+    halves = what != "single micrographs"
+    others = () if halves else ("dose_ratio", "fix_pattern")
+    given = [name for name in (*OF_MOVIES, *others) if name in config.model_fields_set]
+    if halves and config.groups == 2:  # which halves are
         given = [name for name in given if name != "groups"]
     if given:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise ConfigError(f"{options}: only for movies; these are ready half-sets")
+        raise ConfigError(f"{options}: only for movies; these are {what}")
 
 
 def _look_at(pairs: Sequence[HalfPair], config: PrepareConfig) -> tuple[DoseRoles, int]:

@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 
 from clearice import __version__, io
+from clearice.config import read_settings
 from clearice.errors import InputFileError
 from clearice.report.figures import Line, line_figure
 from clearice.report.pictures import crops
@@ -262,16 +263,22 @@ def _run_sections(run: Path) -> list[Section]:
         )
     records = read_metrics(metrics)
     section = Section("Training", code=config.read_text(encoding="utf-8"))
+    blind = read_settings(config, {}).get("target") == "masked"
     if records:
         last = records[-1]
         section.text = (
             f"{last['step']} steps in {last['seconds']:.0f} s, "
             f"{last['patches_per_second']:.0f} patches a second at the end."
         )
+        section.text += f" {_BLIND}" if blind else ""
         section.figures = _loss_figures(records)
     return [section]
 
 
+_BLIND = (
+    "Target: masked. Trained without halves, by blind spots (Noise2Void): it learnt less than "
+    "Noise2Noise would, and nothing measured here proves what it shows."
+)
 # Without this the gap between the two curves looks like a fault.
 _LOSS_LEVEL = "Its level is the noise of the targets, which may hold fewer frames in training."
 

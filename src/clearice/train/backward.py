@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from clearice.config import TrainConfig
 from clearice.errors import ConfigError
 from clearice.losses import Objective
+from clearice.train.masking import counted
 from clearice.types import LossOutput, PatchBatch
 
 _HALF: Final = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -44,7 +45,7 @@ def backward(
     means: list[Tensor] = []
     for piece in _pieces(batch, pieces):
         with autocast(batch.input.device, config):
-            prediction = network(piece.input)
+            prediction = counted(network(piece.input), piece)
         output = objective(
             prediction, piece.target, piece.weight, halves=piece.target_halves, factors=factors
         )
@@ -75,17 +76,9 @@ def autocast(device: torch.device, config: TrainConfig) -> torch.autocast:
 def _pieces(batch: PatchBatch, count: int) -> Iterator[PatchBatch]:
     """Cut a batch into so many parts, or into single pairs if it has fewer."""
     count = min(count, len(batch.input))
-    halves = batch.target_halves
-    yield from (
-        PatchBatch(*parts)
-        for parts in zip(
-            batch.input.tensor_split(count),
-            batch.target.tensor_split(count),
-            batch.weight.tensor_split(count),
-            [None] * count if halves is None else halves.tensor_split(count),
-            strict=True,
-        )
-    )
+    fields = (batch.input, batch.target, batch.weight, batch.target_halves, batch.mask)
+    cut = ([None] * count if field is None else field.tensor_split(count) for field in fields)
+    yield from (PatchBatch(*parts) for parts in zip(*cut, strict=True))
 
 
 @final

@@ -76,6 +76,7 @@ def training_stages(
         device,
         config.cache,
         clean=config.target == "clean",
+        whole=config.target == "masked",
         workers=config.workers,
         halves=halves,
         copies=ranks.place.local_size,
@@ -101,7 +102,7 @@ def _sampler(
         config.batch_size,
         config.seed,
         augment=config.augment,
-        exchangeable=data.manifest.roles == "exchangeable",
+        exchangeable=data.manifest.roles != "input-target",
         smallest_input=config.smallest_input,
         weight_by_dose=config.weight_by_dose,
         window=config.window,
@@ -132,7 +133,6 @@ def validator(
         rank=here.rank,
         world_size=here.size,
     )
-    clean = config.target == "clean"
     loader = PatchLoader(
         data,
         held_out,
@@ -140,7 +140,8 @@ def validator(
         config.patch_size,
         device,
         cache,
-        clean=clean,
+        clean=config.target == "clean",
+        whole=config.target == "masked",
         workers=config.workers,
         halves=objective.needs_halves,
         copies=here.local_size,
@@ -150,7 +151,8 @@ def validator(
         len(grid),
         objective,
         data.manifest.pixel_size_angstrom,
-        comparable=not clean and _equal_halves(data, held_out),
+        comparable=config.target == "noisy" and _equal_halves(data, held_out),
+        blind=config.target == "masked",
         ranks=ranks,
     )
 

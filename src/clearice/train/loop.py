@@ -15,6 +15,8 @@ from torch import Tensor
 from clearice.config import TrainConfig
 from clearice.errors import ConfigError, TrainingDivergedError, TrainingInterruptedError
 from clearice.losses import Objective, balancing_scales, weight_at
+from clearice.seeds import derive_seed
+from clearice.train.masking import masked
 from clearice.train.schedules import learning_rate
 from clearice.train.stages import Stage, walk
 from clearice.train.state import TrainState
@@ -230,11 +232,21 @@ def _steps(
         if stage.span.scale > 1:
             say(f"at 1/{stage.span.scale} of the resolution until step {stage.span.last}")
         step = make_step(state, stage.objective, config, total, say)
-        for batch in batches:
+        for drawn in batches:
+            batch = _blinded(drawn, state, config)
             yield stage.objective, batch, step(batch)
             if state.stopped:
                 return
         del step  # and its graph, before there is another
+
+
+def _blinded(batch: PatchBatch, state: TrainState, config: TrainConfig) -> PatchBatch:
+    """Mask what the network is asked for, if it is asked for single pixels."""
+    if config.target != "masked":
+        return batch
+    # From (seed, step) and the number of each pair, as the pairs themselves.
+    first = state.ranks.place.rank * len(batch.input)
+    return masked(batch, derive_seed(config.seed, "mask", state.step), first)
 
 
 _NO_BETTER = "the score on held-out micrographs has not become better for long (stop_after)"

@@ -103,6 +103,10 @@ def plan(
     effort = (_ON_CPU if device.type == "cpu" else _ON_GPU)[preset]
     train = data.entries(Split.TRAIN)
     choices.pick(f"preset {preset}", network=effort.network)
+    if data.manifest.roles == "single":
+        choices.pick("there is one image of each micrograph", target="masked")
+    if choices.config().target == "masked":
+        choices.pick("hidden pixels alone may count", loss="mse")
     _pick_precision(device, choices)
     _pick_patches(train, device, processes, choices)
     if preset == "8gb":

@@ -27,6 +27,7 @@ from clearice.train.board import Board
 from clearice.train.calibrate import calibrate
 from clearice.train.distributed import Place, Ranks, connected
 from clearice.train.loop import TrainReport, fit
+from clearice.train.masking import check_target
 from clearice.train.records import (
     BOARD_NAME,
     METRICS_NAME,
@@ -102,7 +103,7 @@ def run(
     with connected(here, device) as ranks:
         state, last = _train(dataset, out, config, device, ranks, resume, report, tick, say)
     model = out / checkpoint.BEST_NAME
-    if here.first and calibrated:
+    if here.first and calibrated and open_dataset(dataset).manifest.roles != "single":
         calibrate(model, open_dataset(dataset), device, say)
     return TrainResult(model, state.step, state.seconds, last)
 
@@ -117,7 +118,8 @@ def check(data: Dataset, config: TrainConfig) -> None:
     Raises:
         DatasetError: Frame groups or truth are missing, or patches do not fit.
         UnknownNameError: No such network or loss.
-        ConfigError: A loss is biased by noise, or cannot compare such patches.
+        ConfigError: A loss is biased by noise, or cannot compare such patches, or a setting does
+            not go with the target.
     """
     _objective(data, config, lambda _: None)
     train, held_out = data.entries(Split.TRAIN), data.entries(Split.VALIDATION)
@@ -202,6 +204,9 @@ def _recorder(
 
 def _objective(data: Dataset, config: TrainConfig, say: Callable[[str], None]) -> Objective:
     """Build the loss, and refuse it where it cannot or should not be trained with."""
+    warning = check_target(data, config)
+    if warning is not None:
+        say(f"warning: {warning}")
     objective = Objective(config.loss, data.manifest.pixel_size_angstrom)
     _guard(objective, config, say)
     objective.check(config.patch_size)
@@ -212,7 +217,7 @@ def _objective(data: Dataset, config: TrainConfig, say: Callable[[str], None]) -
 
 def _guard(objective: Objective, config: TrainConfig, say: Callable[[str], None]) -> None:
     """Refuse a loss that noise in the targets biases, unless the user insists."""
-    refusal = objective.refusal(noisy=config.target == "noisy")
+    refusal = objective.refusal(noisy=config.target != "clean")
     if refusal is None:
         return
     if not config.allow_biased:

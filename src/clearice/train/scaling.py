@@ -23,7 +23,8 @@ def choose_scale(
     """Return the factor on the network's output, and in one line why.
 
     Input and target share the signal but no noise, so their covariance is the signal's variance,
-    on the target's scale times `target_gain`.
+    on the target's scale times `target_gain`. With blind spots there is one image, and what
+    neighbouring pixels share has to do: less than the signal, but all that they say of each other.
 
     Args:
         data: The data set.
@@ -32,21 +33,32 @@ def choose_scale(
     """
     if config.output_scale != "auto":
         return config.output_scale, f"output scale {config.output_scale:.3g} as asked"
-    clean = config.target == "clean"
+    clean, blind = config.target == "clean", config.target == "masked"
     grid = GridSampler(
         [entry.shape for entry in entries], config.patch_size, config.batch_size, _PATCHES
     )
     # On the CPU whatever the device, so that all ranks find the same number.
     cpu = torch.device("cpu")
     loader = PatchLoader(
-        data, entries, grid, config.patch_size, cpu, "stream", clean=clean, workers=config.workers
+        data,
+        entries,
+        grid,
+        config.patch_size,
+        cpu,
+        "stream",
+        clean=clean,
+        whole=blind,
+        workers=config.workers,
     )
-    found = [_covariances(b.input, b.target) for b in loader.batches(0, len(grid))]
-    gain = 1.0 if clean else data.manifest.target_gain
+    batches = loader.batches(0, len(grid))
+    found = [_of_neighbours(b.input) if blind else _covariances(b.input, b.target) for b in batches]
+    gain = data.manifest.target_gain if config.target == "noisy" else 1.0
     variance = float(torch.cat(found).mean()) / gain
     scale = math.sqrt(max(variance, _SMALLEST**2))
     if variance <= _SMALLEST**2:
         return scale, f"output scale {scale:.3g}, the smallest: hardly any signal was found"
+    if blind:
+        return scale, f"output scale {scale:.3g}: root of the covariance of neighbouring pixels"
     return scale, f"output scale {scale:.3g}: standard deviation of the signal in training pairs"
 
 
@@ -54,6 +66,14 @@ def _covariances(x: Tensor, y: Tensor) -> Tensor:
     """Return the covariance of each pair of patches."""
     x, y = x.double().flatten(1), y.double().flatten(1)
     return ((x - x.mean(1, keepdim=True)) * (y - y.mean(1, keepdim=True))).mean(1)
+
+
+def _of_neighbours(x: Tensor) -> Tensor:
+    """Return the mean covariance of each pixel with its four neighbours, of each patch."""
+    x = x.double() - x.double().mean((1, 2, 3), keepdim=True)
+    down = (x[..., 1:, :] * x[..., :-1, :]).mean((1, 2, 3))
+    across = (x[..., :, 1:] * x[..., :, :-1]).mean((1, 2, 3))
+    return (down + across) / 2
 
 
 def scale_output(network: nn.Module, scale: float) -> None:
@@ -72,4 +92,4 @@ def scale_output(network: nn.Module, scale: float) -> None:
 def output_gain(data: Dataset, config: TrainConfig, scale: float) -> float:
     """Return the factor from the bare network's output to the scale of the normalised input."""
     # Truth is on the scale of the input; a target of another dose need not be.
-    return scale if config.target == "clean" else scale * data.manifest.target_gain
+    return scale * data.manifest.target_gain if config.target == "noisy" else scale

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, final
 
 import torch
@@ -15,6 +15,7 @@ from clearice.errors import ConfigError
 from clearice.losses import Objective, balancing_scales, weight_at
 from clearice.seeds import derive_seed
 from clearice.train.backward import Memory, autocast, backward
+from clearice.train.masking import counted, masked_share
 from clearice.train.schedules import learning_rate
 from clearice.train.state import (
     TrainState,
@@ -107,9 +108,11 @@ def gradient_norms(
     """
     state.network.eval()
     with autocast(batch.input.device, config):
-        prediction = state.network(batch.input)
+        prediction = counted(state.network(batch.input), batch)
     state.network.train()
-    return objective.gradient_norms(prediction, batch.target, batch.target_halves)
+    norms = objective.gradient_norms(prediction, batch.target, batch.target_halves)
+    # The mean of a loss is over the pixels that count.
+    return norms if batch.mask is None else norms / masked_share(*batch.mask.shape[-2:])
 
 
 @final
@@ -235,21 +238,13 @@ class GraphedStep:
     def _hold(self, batch: PatchBatch) -> PatchBatch:
         """Copy a batch to where the graph reads it."""
         if self._batch is None:
-            halves = batch.target_halves
-            self._batch = PatchBatch(
-                batch.input.clone(),
-                batch.target.clone(),
-                batch.weight.clone(),
-                None if halves is None else halves.clone(),
-            )
+            fields = vars(batch).items()
+            self._batch = replace(batch, **{k: v.clone() for k, v in fields if v is not None})
             return self._batch
-        held = self._batch
-        held.input.copy_(batch.input)
-        held.target.copy_(batch.target)
-        held.weight.copy_(batch.weight)
-        if held.target_halves is not None and batch.target_halves is not None:
-            held.target_halves.copy_(batch.target_halves)
-        return held
+        for held, new in zip(vars(self._batch).values(), vars(batch).values(), strict=True):
+            if held is not None:
+                held.copy_(new)
+        return self._batch
 
     def _warm_up(self, batch: PatchBatch) -> LossOutput:
         """Take a step on a side stream, as what will be captured must have been."""

@@ -14,9 +14,14 @@ from clearice.data import PatchLoader
 from clearice.fourier import highpass
 from clearice.losses import Objective
 from clearice.metrics import snr_db
+from clearice.seeds import derive_seed
 from clearice.train.distributed import ALONE, Ranks
+from clearice.train.masking import counted, masked, masked_share
+from clearice.types import PatchBatch
 
 _HIGHPASS_ANGSTROM = 400.0
+# The same masks in all runs, so that they can be compared.
+_MASKS = derive_seed("masks of validation")
 
 
 @dataclass(frozen=True)
@@ -25,10 +30,12 @@ class Validation:
 
     Attributes:
         mse: Error against the noisy target. Up to a constant, the target's noise, it is the error
-            against the truth, so its lowest value marks the best network whatever the loss is.
+            against the truth, so its lowest value marks the best network whatever the loss is. With
+            blind spots it is that of hidden pixels, always the same ones.
         parts: Each loss, without its weight.
         correlation: With the unknown truth, above 1/400 Å, from the halves, as
-            corr(D, T) / √corr(I, T) (None where the halves differ in dose or do not correlate).
+            corr(D, T) / √corr(I, T) (None where there are no halves, or they differ in dose or do
+            not correlate).
         snr_db: −10 log₁₀(1 − correlation²).
     """
 
@@ -48,6 +55,7 @@ class Validator:
         objective: The loss, for its parts.
         pixel_size_angstrom: Å/px.
         comparable: Whether input and target have the same dose and scale.
+        blind: Hide pixels of the input, and judge by them alone.
         ranks: Processes that each score a share of the patches.
     """
 
@@ -59,6 +67,7 @@ class Validator:
         pixel_size_angstrom: float,
         *,
         comparable: bool,
+        blind: bool = False,
         ranks: Ranks = ALONE,
     ) -> None:
         self._ranks = ranks
@@ -67,6 +76,7 @@ class Validator:
         self._objective = objective
         self._cutoff = pixel_size_angstrom / _HIGHPASS_ANGSTROM
         self._comparable = comparable
+        self._blind = blind
 
     def cost(self, scores: Validation) -> float:
         """Return what is the lower the better: −correlation, or the error where halves differ."""
@@ -78,29 +88,38 @@ class Validator:
     def __call__(self, network: nn.Module, weights: dict[str, Tensor]) -> Validation:
         """Score a network with the given weights."""
         network.eval()
-        errors, patches = 0.0, 0.0
+        errors, patches = 0.0, 0
         parts: dict[str, float] = dict.fromkeys(self._objective.weights, 0.0)
         moments = torch.zeros(5, dtype=torch.float64)
-        for batch in self._loader.batches(0, self._n_batches):
+        for drawn in self._loader.batches(0, self._n_batches):
+            batch, share = self._hidden(drawn, patches) if self._blind else (drawn, 1.0)
             output = functional_call(network, weights, (batch.input,)).float()
+            output = counted(output, batch)
             n = len(output)
-            errors += n * float((output - batch.target).square().mean())
+            errors += n / share * float((output - batch.target).square().mean())
             losses = self._objective(output, batch.target, halves=batch.target_halves)
             for name, part in losses.parts.items():
-                parts[name] += n * float(part)
-            moments += self._moments(output, batch.input, batch.target)
+                parts[name] += n / share * float(part)
+            if self._comparable:
+                moments += self._moments(output, batch.input, batch.target)
             patches += n
         network.train()
         sums = torch.tensor([errors, patches, *parts.values()], dtype=torch.float64)
         totals = self._ranks.sum(torch.cat([moments, sums]))
-        moments, (errors, patches, *values) = totals[:5], totals[5:].tolist()
+        moments, (errors, count, *values) = totals[:5], totals[5:].tolist()
         rho = _correlation(moments) if self._comparable else None
         return Validation(
-            mse=errors / patches,
-            parts={name: v / patches for name, v in zip(parts, values, strict=True)},
+            mse=errors / count,
+            parts={name: v / count for name, v in zip(parts, values, strict=True)},
             correlation=rho,
             snr_db=None if rho is None else snr_db(rho),
         )
+
+    def _hidden(self, batch: PatchBatch, before: int) -> tuple[PatchBatch, float]:
+        """Mask each patch as always, whichever rank has it; return also the share of its pixels."""
+        rank, ranks = self._ranks.place.rank, self._ranks.place.size
+        share = masked_share(*batch.input.shape[-2:])
+        return masked(batch, _MASKS, rank + ranks * before, ranks), share
 
     def _moments(self, output: Tensor, noisy: Tensor, target: Tensor) -> Tensor:
         """Return Σ DT, Σ DD, Σ TT, Σ IT, Σ II after the high-pass."""

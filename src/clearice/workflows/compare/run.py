@@ -117,6 +117,11 @@ def _try(variant: Variant, data: Dataset, grid: Path) -> None:
 
 
 def _about(data: Dataset, out: Path, truth: Path | None) -> dict[str, Any]:
+    if data.manifest.roles == "single":
+        raise DatasetError(
+            f"{data.folder}: has one image of each micrograph, and a comparison is scored by "
+            "halves; prepare movies or half-sets"
+        )
     split = Split.TEST if data.entries(Split.TEST) else Split.VALIDATION
     entries = data.entries(split)
     if not entries:
