@@ -97,7 +97,11 @@ class UNet(nn.Module):
         return _convolved(x, self.head)
 
 
-def _convolved(x: Tensor, layer: nn.Conv2d) -> Tensor:
+def _convolved(x: Tensor, layer: nn.Module) -> Tensor:
     """Return what a convolution from or to few channels gives, by kernels if there are some."""
-    dtype = fused.half_precision(x, max(layer.in_channels, layer.out_channels))
-    return layer(x) if dtype is None else fused.convolution(x, layer, dtype)
+    if isinstance(layer, nn.Conv2d):  # `measure_geometry` puts others in its place
+        dtype = fused.half_precision(x, max(layer.in_channels, layer.out_channels))
+        if dtype is not None:
+            return fused.convolution(x, layer, dtype)
+    out: Tensor = layer(x)
+    return out

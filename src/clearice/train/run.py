@@ -59,6 +59,15 @@ class TrainResult:
     last: TrainReport | None
 
 
+@dataclass(frozen=True)
+class _Listeners:
+    """Who is told what, as in `run`."""
+
+    report: Callable[[TrainReport], None] = lambda report: None
+    tick: Callable[[int, int], None] = lambda done, total: None
+    say: Callable[[str], None] = lambda message: None
+
+
 def run(
     dataset: Path,
     out: Path,
@@ -98,10 +107,9 @@ def run(
         TrainingInterruptedError: Stopped by a signal; the state is saved.
         RankLostError: Another process is gone.
     """
-    if not here.first:
-        report, tick, say = (lambda _: None), (lambda _, __: None), (lambda _: None)
+    listeners = _Listeners(report, tick, say) if here.first else _Listeners()
     with connected(here, device) as ranks:
-        state, last = _train(dataset, out, config, device, ranks, resume, report, tick, say)
+        state, last = _train(dataset, out, config, device, ranks, resume, listeners)
     model = out / checkpoint.BEST_NAME
     if here.first and calibrated and open_dataset(dataset).manifest.roles != "single":
         calibrate(model, open_dataset(dataset), device, say)
@@ -140,11 +148,10 @@ def _train(
     device: torch.device,
     ranks: Ranks,
     resume: bool,
-    report: Callable[[TrainReport], None],
-    tick: Callable[[int, int], None],
-    say: Callable[[str], None],
+    listeners: _Listeners,
 ) -> tuple[TrainState, TrainReport | None]:
     """Build what a run needs and fit; return the final state and the last report."""
+    say = listeners.say
     ranks.shared(config.batch_size)
     data = open_dataset(dataset)
     objective = _objective(data, config, say)
@@ -164,7 +171,7 @@ def _train(
     validator = loaders.validator(data, objective, config, device, cache.cache, ranks)
     if validator is None:
         say("warning: no validation micrographs; the last weights count as the best")
-    recorder = _recorder(state, out, data, config, report, tick, say)
+    recorder = _recorder(state, out, data, config, listeners)
     try:
         fit(state, stages, validator, config, total, recorder.hooks, say)
     except TrainingInterruptedError as stopped:
@@ -184,9 +191,7 @@ def _recorder(
     out: Path,
     data: Dataset,
     config: TrainConfig,
-    report: Callable[[TrainReport], None],
-    tick: Callable[[int, int], None],
-    say: Callable[[str], None],
+    listeners: _Listeners,
 ) -> Recorder:
     """Build what writes the files of a run; only the first rank has pictures to draw."""
     first = state.ranks.place.first
@@ -199,7 +204,8 @@ def _recorder(
     def describe() -> checkpoint.ModelInfo:
         return _describe(state, data, config, checksum)
 
-    return Recorder(state, out, describe, config.keep, report, tick, say, samples, board)
+    told = (listeners.report, listeners.tick, listeners.say)
+    return Recorder(state, out, describe, config.keep, *told, samples, board)
 
 
 def _objective(data: Dataset, config: TrainConfig, say: Callable[[str], None]) -> Objective:
