@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 
+from clearice import cli
 from clearice.config import Preset, TrainConfig
 from clearice.data import Dataset, Manifest, MicrographEntry, Split
 from clearice.errors import ConfigError, UnknownNameError
@@ -145,6 +146,10 @@ def test_presets_go_from_cheap_to_dear(gpu: dict[str, Any], device: torch.device
     order: tuple[Preset, ...] = ("fast", "balanced", "best")
     steps = [plan(PAIRS, device, {}, preset)[0].steps or 0 for preset in order]
     assert steps == sorted(set(steps))
+
+
+def test_the_command_line_knows_the_presets() -> None:
+    assert get_args(cli.Preset) == get_args(Preset)
 
 
 def test_mistakes_are_said_first() -> None:

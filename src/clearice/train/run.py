@@ -111,8 +111,9 @@ def run(
     with connected(here, device) as ranks:
         state, last = _train(dataset, out, config, device, ranks, resume, listeners)
     model = out / checkpoint.BEST_NAME
-    if here.first and calibrated and open_dataset(dataset).manifest.roles != "single":
-        calibrate(model, open_dataset(dataset), device, say)
+    data = open_dataset(dataset)
+    if here.first and calibrated and data.manifest.roles != "single":
+        calibrate(model, data, device, say)
     return TrainResult(model, state.step, state.seconds, last)
 
 
