@@ -130,6 +130,7 @@ class PatchBatch:
         target_halves: Two targets with independent noise, each the mean of half of the target's
             groups, where a loss asks for them.
         mask: Pixels whose error counts; None: all do.
+        dose: log₂ of the dose of each input over that of what will be denoised, if it is known.
     """
 
     input: Float[Tensor, "n 1 h w"]
@@ -137,6 +138,7 @@ class PatchBatch:
     weight: Float[Tensor, "n"]
     target_halves: Float[Tensor, "n 2 h w"] | None = None
     mask: Bool[Tensor, "n 1 h w"] | None = None
+    dose: Float[Tensor, "n"] | None = None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from clearice.data.assemble import (
     Sources,
     _cuda_kernel,
     gather,
+    input_doses,
     mix_crops,
     mixing_weights,
     places,
@@ -125,6 +126,29 @@ def test_a_clean_target_is_the_plane_behind_the_groups(generator: torch.Generato
     rtol, atol = RELATIVE[torch.float32], ABSOLUTE[torch.float32]
     expected = torch.stack([(stack[0] + stack[1]) / 2, stack[2]])
     torch.testing.assert_close(pair, expected, rtol=rtol, atol=atol)
+
+
+def test_the_dose_of_an_input_is_that_of_its_groups() -> None:
+    doses = torch.tensor([[0.1, 0.2, 0.3, 0.4]])
+    table = _table([_plan(inputs=(0, 2), targets=(1,)), _plan(inputs=(3,), targets=(0, 1))], 4)
+
+    def found(*, clean: bool = False, exchangeable: bool = True) -> list[float]:
+        mix = mixing_weights(table, doses, clean=clean, exchangeable=exchangeable)
+        return (2 ** input_doses(mix, table, doses, exchangeable=exchangeable)).tolist()
+
+    assert found() == pytest.approx([0.4, 0.4])
+    assert found(clean=True) == pytest.approx([0.6, 0.7])  # all groups of the plan
+    assert found(exchangeable=False) == [1, 1]  # inputs are what will be denoised
+
+
+@pytest.mark.parametrize("cache", ["ram", "stream"])
+def test_batches_tell_the_dose_of_their_inputs(tmp_path: Path, cache: Cache) -> None:
+    loader, sampler = _loader(write_dataset(tmp_path, groups=8), cache)
+    for step in range(3):
+        dose = loader.batch(step).dose
+        table = sampler.table(step, step + 1)
+        assert dose is not None
+        torch.testing.assert_close(dose, (table.inputs.sum(1) / 8).log2().float())
 
 
 def test_the_eight_orientations_differ_and_move_pixels_only() -> None:

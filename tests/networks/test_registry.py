@@ -22,6 +22,7 @@ from clearice.networks import (
     cost,
     find_network,
     fold,
+    inputs_of,
     measure_geometry,
     parameter_count,
 )
@@ -184,10 +185,10 @@ def test_a_network_can_be_exported_for_any_size(name: str) -> None:
         torch.testing.assert_close(program(other), network(other), rtol=1e-5, atol=1e-4)
 
 
-def test_known_numbers_of_an_image_change_its_result_once_learnt() -> None:
+def test_the_dose_of_an_image_changes_its_result_once_learnt() -> None:
     torch.manual_seed(6)
-    network = UNet(UNetOptions(widths=(4, 6), condition=2)).eval()
-    image, known = torch.randn(2, 1, 16, 16), torch.tensor([[0.5, -1.0], [0.0, 0.0]])
+    network = UNet(UNetOptions(widths=(4, 6), dose=True)).eval()
+    image, known = torch.randn(2, 1, 16, 16), torch.tensor([-1.0, 0.0])
     with torch.no_grad():
         plain = network(image)
         assert torch.equal(network(image, known), plain)
@@ -199,17 +200,22 @@ def test_known_numbers_of_an_image_change_its_result_once_learnt() -> None:
     assert torch.equal(told[1], plain[1])
 
 
-def test_a_condition_is_refused_where_none_was_planned() -> None:
+def test_a_dose_is_refused_where_none_was_planned() -> None:
     network = build_network("unet(widths=4-6)")
-    with pytest.raises(ValueError, match="condition"):
-        network(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1))
+    image, dose = torch.zeros(1, 1, 8, 8), torch.zeros(1)
+    with pytest.raises(ValueError, match="dose"):
+        network(image, dose)
+    assert inputs_of(network, image, dose) == (image,)
+    told = build_network("unet(widths=4-6, dose=true)")
+    assert inputs_of(told, image, dose) == (image, dose)
+    assert inputs_of(told, image, None) == (image,)
 
 
-def test_a_conditioned_network_has_the_weights_of_the_plain_one_and_more() -> None:
+def test_a_network_that_is_told_the_dose_has_the_weights_of_the_plain_one_and_more() -> None:
     states = []
-    for condition in (0, 1):
+    for dose in ("false", "true"):
         torch.manual_seed(7)
-        states.append(build_network(f"unet-small(condition={condition})").state_dict())
+        states.append(build_network(f"unet-small(dose={dose})").state_dict())
     plain, conditioned = states
     assert all(torch.equal(conditioned[key], value) for key, value in plain.items())
     assert len(conditioned) == len(plain) + 3

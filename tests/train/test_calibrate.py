@@ -264,7 +264,7 @@ def test_significance_of_noise_is_a_standard_normal(tmp_path: Path) -> None:
         for entry in dataset.manifest.micrographs:
             window = (slice(0, _SIZE), slice(0, _SIZE))
             full, pairs = room._views(dataset, entry, window, CPU)
-            values.append(signal_significance(room._sums(full, pairs, lambda x: x, _RINGS)))
+            values.append(signal_significance(room._sums(full, pairs, lambda x, _: x, _RINGS)))
     score = torch.stack(values)[:, 2:]
     # Neighbouring rings share pixels: an image has about ten independent values.
     independent = 10 * len(score)

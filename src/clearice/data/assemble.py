@@ -109,6 +109,27 @@ def mixing_weights(
     return mix.float()
 
 
+def input_doses(
+    mix: Float[Tensor, "n images planes"],
+    table: PatchTable,
+    doses: Float[Tensor, "m k"],
+    *,
+    exchangeable: bool = True,
+) -> Float[Tensor, "n"]:
+    """Return log₂ of the dose of each input over that of what will be denoised.
+
+    Args:
+        mix: Of `mixing_weights`.
+        table: Which groups go where.
+        doses: Share of the dose in each group of each micrograph; 0 where there is none.
+        exchangeable: False if group 0 is always the input, and what will be denoised.
+    """
+    if not exchangeable:
+        return torch.zeros(len(mix))
+    dose = doses[table.micrograph]
+    return (dose * (mix[:, 0, : dose.shape[1]] != 0)).sum(1).log2().float()
+
+
 def gather(
     pool: Float[Tensor, "elements"],
     where: Int[Tensor, "n 5"],

@@ -15,7 +15,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clearice.data.assemble import Sources, gather, mix_crops, mixing_weights, places
+from clearice.data.assemble import (
+    Sources,
+    gather,
+    input_doses,
+    mix_crops,
+    mixing_weights,
+    places,
+)
 from clearice.data.caches import Cache, DeviceStacks, HostStacks, choose_cache, stack_bytes
 from clearice.data.manifest import MicrographEntry
 from clearice.data.readahead import ReadAhead
@@ -141,7 +148,8 @@ class PatchLoader:
             steps = range(start, min(last, start + together))
             table = self._sampler.table(steps.start, steps.stop)
             where = places(table, stacks.sources, size)
-            where, mix, numbers = self._to_device(where, self._mix(table), _numbers(table))
+            mix, numbers = self._mix(table)
+            where, mix, numbers = self._to_device(where, mix, numbers)
             pairs = gather(stacks.pool, where, mix, size)
             sizes = [self._sampler.pairs_in(step) for step in steps]
             ends = list(accumulate(sizes))
@@ -202,15 +210,15 @@ class PatchLoader:
 
     def _finish(self, slot: _Slot, side: torch.cuda.Stream | None) -> PatchBatch:
         """Mix the groups of a batch, on the device and beside its other work."""
-        table, mix = slot.table, self._mix(slot.table)
+        table, (mix, numbers) = slot.table, self._mix(slot.table)
         crops = slot.crops[: len(mix)]
         if side is None:
             pairs = mix_crops(crops, mix, table.orientation.tolist())
-            return _batch(pairs.to(self._device), _numbers(table).to(self._device))
+            return _batch(pairs.to(self._device), numbers.to(self._device))
         with torch.cuda.stream(side):
             pool = crops.to(self._device, non_blocking=True).flatten()
             slot.copied = side.record_event()
-            batch = self._mixed_on_device(pool, table, mix, crops.shape[1:])
+            batch = self._mixed_on_device(pool, table, mix, numbers, crops.shape[1:])
         current = torch.cuda.current_stream(self._device)
         current.wait_stream(side)
         for tensor in (batch.input, batch.target, batch.weight):  # halves share their memory
@@ -222,6 +230,7 @@ class PatchLoader:
         pool: Float[Tensor, "elements"],
         table: PatchTable,
         mix: Float[Tensor, "n images k"],
+        numbers: Float[Tensor, "n _"],
         shape: Sequence[int],
     ) -> PatchBatch:
         """Turn and mix crops that lie one after the other."""
@@ -233,10 +242,11 @@ class PatchLoader:
             column=torch.zeros_like(table.column),
         )
         sources = Sources.one_after_the_other([(planes, size, size)] * len(mix))
-        where, mix, numbers = self._to_device(places(cut, sources, size), mix, _numbers(table))
+        where, mix, numbers = self._to_device(places(cut, sources, size), mix, numbers)
         return _batch(gather(pool, where, mix, size), numbers)
 
-    def _mix(self, table: PatchTable) -> Float[Tensor, "n images k"]:
+    def _mix(self, table: PatchTable) -> tuple[Float[Tensor, "n images k"], Float[Tensor, "n _"]]:
+        """Return how planes are mixed, and the numbers of each pair that `_batch` takes."""
         mix = mixing_weights(
             table,
             self._doses,
@@ -245,7 +255,12 @@ class PatchLoader:
             halves=self._halves,
             whole=self._whole,
         )
-        return mix if table.jitter is None else mix * table.jitter[:, :1, None].float()
+        dose = input_doses(mix, table, self._doses, exchangeable=self._exchangeable)
+        columns = [table.weight, dose]
+        if table.jitter is not None:
+            mix = mix * table.jitter[:, :1, None].float()
+            columns.append(table.jitter[:, 1])
+        return mix, torch.stack(columns, 1).float()
 
     def _to_device(self, *values: Tensor) -> list[Tensor]:
         """Copy small tensors; from pageable memory it would wait for all that the device does."""
@@ -260,14 +275,10 @@ class PatchLoader:
         return stack.enter_context(ReadAhead())
 
 
-def _numbers(table: PatchTable) -> Float[Tensor, "n _"]:
-    """Return the weight of each pair's error and, if there is jitter, what is added to it."""
-    columns = [table.weight] if table.jitter is None else [table.weight, table.jitter[:, 1]]
-    return torch.stack(columns, 1).float()
-
-
 def _batch(images: Float[Tensor, "n images h w"], numbers: Float[Tensor, "n _"]) -> PatchBatch:
-    if numbers.shape[1] > 1:
-        images = images + numbers[:, 1:, None, None]
+    """Return a batch from its images, and each pair's weight, dose and what is added to it."""
+    weight, dose = numbers[:, 0], numbers[:, 1]
+    if numbers.shape[1] > 2:
+        images = images + numbers[:, 2:, None, None]
     halves = images[:, 2:] if images.shape[1] > 2 else None
-    return PatchBatch(images[:, :1], images[:, 1:2], numbers[:, 0], halves)
+    return PatchBatch(images[:, :1], images[:, 1:2], weight, halves, dose=dose)

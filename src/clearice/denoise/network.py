@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Literal, final
 
@@ -15,7 +16,14 @@ from clearice.data import Affine
 from clearice.denoise.tiles import plan_tiles, stitch
 from clearice.errors import CheckpointError
 from clearice.fourier import radial_filter
-from clearice.networks import Geometry, fold, measure_geometry, pad_to_multiple, place
+from clearice.networks import (
+    Geometry,
+    fold,
+    inputs_of,
+    measure_geometry,
+    pad_to_multiple,
+    place,
+)
 
 DEFAULT_TILE = 1024
 _MIRRORED_PX = 64
@@ -76,10 +84,15 @@ class Denoiser:
         return affine.invert(output * self.info.output_gain).cpu()
 
     @torch.inference_mode()
-    def normalised(self, image: Float[Tensor, "h w"]) -> Float[Tensor, "h w"]:
+    def normalised(self, image: Float[Tensor, "h w"], dose: float = 1.0) -> Float[Tensor, "h w"]:
         """Apply the network to a normalised image, tile by tile, and restore amplitudes if asked.
 
-        The result is on the device, or on the CPU if the amplitudes of a large image are restored.
+        Args:
+            image: Normalised as what the network was trained on.
+            dose: Of the image, over that of a whole micrograph: 0.5 for a half.
+
+        Returns:
+            On the device, or on the CPU if the amplitudes of a large image are restored.
         """
         image = image.to(self._device)
         height, width = image.shape
@@ -87,7 +100,8 @@ class Denoiser:
         padded = pad_to_multiple(image[None, None], stride)[0, 0]
         rows, columns = padded.shape
         tiles = plan_tiles(rows, columns, self._tile, self.geometry.halo, stride)
-        output = stitch(padded, tiles, self._window)[:height, :width]
+        told = torch.tensor([dose], device=self._device).log2()
+        output = stitch(padded, tiles, partial(self._window, told))[:height, :width]
         if self._gain is None:
             return output
         return restore_amplitude(output.to(_place_to_restore(output)), self._gain)
@@ -109,9 +123,11 @@ class Denoiser:
             "it learnt less than Noise2Noise would, and keeps noise that neighbouring pixels share"
         )
 
-    def _window(self, window: Float[Tensor, "1 1 h w"]) -> Float[Tensor, "1 1 h w"]:
+    def _window(
+        self, dose: Float[Tensor, "1"], window: Float[Tensor, "1 1 h w"]
+    ) -> Float[Tensor, "1 1 h w"]:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
-            return self.network(window).float()
+            return self.network(*inputs_of(self.network, window, dose)).float()
 
 
 def _place_to_restore(image: Float[Tensor, "h w"]) -> torch.device:

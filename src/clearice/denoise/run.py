@@ -171,8 +171,10 @@ def _denoise_entry(
     }
     for part in parts:
         chosen = members[part]
-        raw = dose_weighted_mean(stack[list(chosen)], [entry.weights[i] for i in chosen])
-        denoised = denoiser.normalised(raw).cpu() * denoiser.info.output_gain
+        weights = [entry.weights[i] for i in chosen]
+        raw = dose_weighted_mean(stack[list(chosen)], weights)
+        share = sum(weights) if part else 1.0
+        denoised = denoiser.normalised(raw, share).cpu() * denoiser.info.output_gain
         how = {"raw": "", "denoised": f" ({denoiser.label})"}
         for kind, image in (("raw", raw), ("denoised", denoised)):
             io.write_mrc(

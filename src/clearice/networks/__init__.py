@@ -20,7 +20,7 @@ from clearice.networks.registry import (
     parameter_count,
     place,
 )
-from clearice.networks.unet import UNet, UNetOptions
+from clearice.networks.unet import UNet, UNetOptions, inputs_of
 
 __all__ = [
     "CNN",
@@ -43,6 +43,7 @@ __all__ = [
     "cost",
     "find_network",
     "fold",
+    "inputs_of",
     "measure_geometry",
     "pad_to_multiple",
     "parameter_count",

@@ -30,7 +30,7 @@ class UNetOptions(Config):
     blocks: int = Field(1, ge=1, le=16, description="residual blocks a level, down and up")
     stem: Stem = Field("unshuffle", description="2 × 2 pixels become four channels, or all stay")
     norm: Norm = Field("none", description="after each convolution of a block")
-    condition: int = Field(0, ge=0, le=16, description="known numbers of an image to be given")
+    dose: bool = Field(False, description="it is told the dose of each image")
 
 
 @final
@@ -59,24 +59,25 @@ class UNet(nn.Module):
         )
         self.up = nn.ModuleList(residual_blocks(w, blocks, dropout, norm) for w in widths[:-1])
         self.head = nn.Conv2d(widths[0], self.shuffle**2, 3, padding=1)
-        conditioned = widths if options.condition else ()
-        self.modulate = nn.ModuleList(Modulation(options.condition, w) for w in conditioned)
+        self.takes_dose = options.dose
+        self.modulate = nn.ModuleList(Modulation(1, w) for w in widths if options.dose)
 
     def forward(
-        self, x: Float[Tensor, "n 1 h w"], condition: Float[Tensor, "n k"] | None = None
+        self, x: Float[Tensor, "n 1 h w"], dose: Float[Tensor, "n"] | None = None
     ) -> Float[Tensor, "n 1 h w"]:
         """Denoise normalised images.
 
         Args:
             x: The images.
-            condition: Known numbers of each image, such as the logarithm of its dose, scaled to
-                about −1 to 1; None is the same as zeros.
+            dose: log₂ of the dose of each image over that of a whole micrograph; None is the same
+                as zeros.
 
         Raises:
-            ValueError: A condition is given to a network without that option.
+            ValueError: A dose is given to a network without that option.
         """
-        if condition is not None and len(self.modulate) == 0:
-            raise ValueError("this network was not built with the option 'condition'")
+        if dose is not None and not self.takes_dose:
+            raise ValueError("this network was not built with the option 'dose'")
+        condition = None if dose is None else dose[:, None]
         height, width = x.shape[-2:]
         padded = pad_to_multiple(x, self.total_stride)
         y = self._deep(functional.pixel_unshuffle(padded, self.shuffle), condition)
@@ -95,6 +96,21 @@ class UNet(nn.Module):
         for level in reversed(range(len(self.grow))):
             x = self.up[level](skips[level] + self.grow[level](x))
         return _convolved(x, self.head)
+
+
+def inputs_of(
+    network: nn.Module, images: Float[Tensor, "n 1 h w"], dose: Float[Tensor, "n"] | None
+) -> tuple[Tensor, ...]:
+    """Return what to call a network with: the images, and their dose if it wants to know.
+
+    Args:
+        network: Any.
+        images: Normalised.
+        dose: log₂ of the dose of each over that of a whole micrograph, if it is known.
+    """
+    if dose is None or not getattr(network, "takes_dose", False):
+        return (images,)
+    return images, dose
 
 
 def _convolved(x: Tensor, layer: nn.Module) -> Tensor:

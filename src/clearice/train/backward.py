@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Final, final
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from clearice.config import TrainConfig
 from clearice.errors import ConfigError
 from clearice.losses import Objective
+from clearice.networks import inputs_of
 from clearice.train.masking import counted
 from clearice.types import LossOutput, PatchBatch
 
@@ -45,7 +47,7 @@ def backward(
     means: list[Tensor] = []
     for piece in _pieces(batch, pieces):
         with autocast(batch.input.device, config):
-            prediction = counted(network(piece.input), piece)
+            prediction = counted(network(*inputs_of(network, piece.input, piece.dose)), piece)
         output = objective(
             prediction, piece.target, piece.weight, halves=piece.target_halves, factors=factors
         )
@@ -76,9 +78,9 @@ def autocast(device: torch.device, config: TrainConfig) -> torch.autocast:
 def _pieces(batch: PatchBatch, count: int) -> Iterator[PatchBatch]:
     """Cut a batch into so many parts, or into single pairs if it has fewer."""
     count = min(count, len(batch.input))
-    fields = (batch.input, batch.target, batch.weight, batch.target_halves, batch.mask)
-    cut = ([None] * count if field is None else field.tensor_split(count) for field in fields)
-    yield from (PatchBatch(*parts) for parts in zip(*cut, strict=True))
+    cut = {k: v.tensor_split(count) for k, v in vars(batch).items() if v is not None}
+    for index in range(count):
+        yield replace(batch, **{name: parts[index] for name, parts in cut.items()})
 
 
 @final

@@ -30,7 +30,7 @@ from clearice.metrics import (
     signal_significance,
     signal_transfer,
 )
-from clearice.networks import place
+from clearice.networks import inputs_of, place
 from clearice.seeds import derive_seed
 
 _Item = TypeVar("_Item")
@@ -96,8 +96,9 @@ def measure(
         device: Where to compute.
     """
 
-    def denoise(image: Float[Tensor, "h w"]) -> Float[Tensor, "h w"]:
-        output = network(image.to(device)[None, None])[0, 0]
+    def denoise(image: Float[Tensor, "h w"], dose: float) -> Float[Tensor, "h w"]:
+        told = torch.tensor([dose], device=device).log2()
+        output = network(*inputs_of(network, image.to(device)[None, None], told))[0, 0]
         return output.float().to(image.device) * info.output_gain
 
     # MPS has no float64, in which rings are summed.
@@ -146,8 +147,10 @@ def _windows(entry: MicrographEntry) -> Iterator[tuple[slice, slice]]:
 
 def _views(
     data: Dataset, entry: MicrographEntry, window: tuple[slice, slice], device: torch.device
-) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+) -> tuple[Tensor, list[tuple[Tensor, Tensor, float]]]:
     """Return a crop as it is denoised, and pairs of inputs and targets on the input's scale.
+
+    With each pair goes the dose of its input over that of what is denoised.
 
     Groups are dealt into up to four folds; each in turn is the target of an input that is made of
     the others. Where the roles are fixed there is one pair, and its input is what is denoised.
@@ -157,19 +160,20 @@ def _views(
     weighted = groups * dose[:, None, None]
     if data.manifest.roles == "input-target":
         target = weighted[1:].sum(0) / dose[1:].sum()
-        return groups[0], [(groups[0], target * data.manifest.target_gain)]
+        return groups[0], [(groups[0], target * data.manifest.target_gain, 1.0)]
     n_folds = min(len(groups), _MOST_FOLDS)
     folds = [(weighted[f::n_folds].sum(0), dose[f::n_folds].sum()) for f in range(n_folds)]
     total, whole = weighted.sum(0), dose.sum()
     return total / whole, [
-        ((total - part) / (whole - share), part / share) for part, share in folds
+        ((total - part) / (whole - share), part / share, float(1 - share / whole))
+        for part, share in folds
     ]
 
 
 def _sums(
     full: Float[Tensor, "h w"],
-    pairs: list[tuple[Tensor, Tensor]],
-    denoise: Callable[[Tensor], Tensor],
+    pairs: list[tuple[Tensor, Tensor, float]],
+    denoise: Callable[[Tensor, float], Tensor],
     n_rings: int,
 ) -> AmplitudeSums:
     """Sum over the rings of one crop: means over its pairs."""
@@ -178,9 +182,9 @@ def _sums(
     def sums(x: Tensor, y: Tensor) -> RingSums:
         return ring_sums(_without_stripes(x) * window, _without_stripes(y) * window, n_rings)
 
-    raw = reduce(add, (sums(i, t) for i, t in pairs))
-    denoised = reduce(add, (sums(denoise(i), t) for i, t in pairs))
-    output = denoise(full)
+    raw = reduce(add, (sums(i, t) for i, t, _ in pairs))
+    denoised = reduce(add, (sums(denoise(i, dose), t) for i, t, dose in pairs))
+    output = denoise(full, 1.0)
     pixels = _independent_pixels(window, n_rings)
     # Each product of two folds is in the sums twice, so the noise of four folds counts as two. What
     # a network makes up may resemble the signal by chance, which is the same in all folds.

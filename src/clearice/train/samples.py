@@ -15,6 +15,7 @@ from clearice import io
 from clearice.config import TrainConfig
 from clearice.data import Dataset, GridSampler, PatchLoader, Split
 from clearice.fourier import gaussian_lowpass
+from clearice.networks import inputs_of
 from clearice.train.board import Board
 from clearice.train.loop import TrainReport
 from clearice.train.state import TrainState
@@ -66,6 +67,7 @@ class Samples:
         device = state.gradient_norms.device
         self._inputs = patches.input.to(device)
         self._targets = patches.target.to(device)
+        self._doses = torch.zeros(0) if patches.dose is None else patches.dose.to(device)
         smooth = [gaussian_lowpass(target[0], _SIGMA_PX) for target in self._targets]
         self._levels = [_levels(image) for image in smooth]
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="samples")
@@ -104,7 +106,9 @@ class Samples:
         rows = []
         for i, levels in enumerate(self._levels):
             noisy, target = self._inputs[i, 0], self._targets[i, 0]
-            output = functional_call(network, self._state.average, (noisy[None, None],))[0, 0]
+            dose = self._doses[i : i + 1] if len(self._doses) else None
+            inputs = inputs_of(network, noisy[None, None], dose)
+            output = functional_call(network, self._state.average, inputs)[0, 0]
             columns = (
                 _grey(noisy, *_levels(noisy)),
                 _grey(output.float(), *levels),

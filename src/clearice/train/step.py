@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from clearice.config import TrainConfig
 from clearice.errors import ConfigError
 from clearice.losses import Objective, balancing_scales, weight_at
+from clearice.networks import inputs_of
 from clearice.seeds import derive_seed
 from clearice.train.backward import Memory, autocast, backward
 from clearice.train.masking import counted, masked_share
@@ -108,7 +109,8 @@ def gradient_norms(
     """
     state.network.eval()
     with autocast(batch.input.device, config):
-        prediction = counted(state.network(batch.input), batch)
+        inputs = inputs_of(state.network, batch.input, batch.dose)
+        prediction = counted(state.network(*inputs), batch)
     state.network.train()
     norms = objective.gradient_norms(prediction, batch.target, batch.target_halves)
     # The mean of a loss is over the pixels that count.

@@ -14,6 +14,7 @@ from clearice.data import PatchLoader
 from clearice.fourier import highpass
 from clearice.losses import Objective
 from clearice.metrics import snr_db
+from clearice.networks import inputs_of
 from clearice.seeds import derive_seed
 from clearice.train.distributed import ALONE, Ranks
 from clearice.train.masking import counted, masked, masked_share
@@ -93,7 +94,9 @@ class Validator:
         moments = torch.zeros(5, dtype=torch.float64)
         for drawn in self._loader.batches(0, self._n_batches):
             batch, share = self._hidden(drawn, patches) if self._blind else (drawn, 1.0)
-            output = functional_call(network, weights, (batch.input,)).float()
+            output = functional_call(
+                network, weights, inputs_of(network, batch.input, batch.dose)
+            ).float()
             output = counted(output, batch)
             n = len(output)
             errors += n / share * float((output - batch.target).square().mean())
