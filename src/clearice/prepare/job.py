@@ -150,7 +150,7 @@ class Job:
             key = self._key(task)
             entry = self._writer.reuse(task.name, key)
             if entry is not None:
-                self._measure(entry, self._writer.stack(entry))
+                self._look_again(entry, self._writer.stack(entry))
                 return None, True
             self._add(task.read(), key)
         except InputFileError as error:
@@ -170,14 +170,13 @@ class Job:
             path = self._truth / f"{half_set.name}.mrc"
             image = io.read_micrograph(path, half_set.pixel_size_angstrom).pixels
             truth = normalised_truth(path, image, full_dose(half_set, self._roles))
-        checks = check_micrograph(
+        checks = self._look(
             half_set.name,
-            normalised.half().float(),  # as it is written, so that a resumed run finds the same
+            normalised,
             half_set.weights,
             half_set.pixel_size_angstrom,
             made.dose_e_per_A2,
         )
-        self._checks[half_set.name] = checks
         self._writer.add(
             half_set,
             normalised,
@@ -188,16 +187,26 @@ class Job:
             hot_pixels=made.hot_pixels,
             motion=made.motion,
             dose_e_per_A2=made.dose_e_per_A2,
-            checks=checks.as_json(),
+            checks=checks,
         )
 
-    def _measure(self, entry: MicrographEntry, groups: Float[Tensor, "k h w"]) -> MicrographChecks:
+    def _look(
+        self,
+        name: str,
+        groups: Float[Tensor, "k h w"],
+        weights: tuple[float, ...],
+        pixel_size_angstrom: float,
+        dose_e_per_A2: float | None,
+    ) -> dict[str, Any]:
+        """Measure what is judged once all are there; return it for the record."""
+        as_written = groups.half().float()  # so that a resumed run finds the same
+        checks = check_micrograph(name, as_written, weights, pixel_size_angstrom, dose_e_per_A2)
+        self._checks[name] = checks
+        return checks.as_json()
+
+    def _look_again(self, entry: MicrographEntry, groups: Float[Tensor, "k h w"]) -> dict[str, Any]:
         size = _pixel_size(entry)
-        checks = check_micrograph(
-            entry.name, groups.half().float(), entry.weights, size, entry.dose_e_per_A2
-        )
-        self._checks[entry.name] = checks
-        return checks
+        return self._look(entry.name, groups, entry.weights, size, entry.dose_e_per_A2)
 
     def _key(self, task: Task) -> str:
         """Return what identifies the stack that a task makes: its inputs and how they are used."""
@@ -269,8 +278,8 @@ class Job:
 
         def write(index: int, clean: Tensor) -> None:
             entry = entries[index]
-            checks = self._measure(entry, clean)
-            self._writer.rewrite(entry, clean, _pixel_size(entry), checks.as_json())
+            checks = self._look_again(entry, clean)
+            self._writer.rewrite(entry, clean, _pixel_size(entry), checks)
 
         sources = [
             PatternSource(

@@ -265,7 +265,7 @@ def prepare_single(
     def read(item: InputItem) -> PreparedMicrograph:
         return PreparedMicrograph(read_single(item, config.pixel_size_angstrom))
 
-    job = SingleJob(out, config, truth, DoseRoles(), say)
+    job = SingleJob(out, config, truth, say)
     tasks = [
         Task(io.stem(item.path), (item.path,), partial(read, item), f"single {item!r}")
         for item in items

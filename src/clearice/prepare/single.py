@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
 from clearice import io
+from clearice.config import PrepareConfig
 from clearice.data import Split
 from clearice.errors import InputFileError
 from clearice.fourier import frequency_grid, highpass
 from clearice.prepare.checks import CheckResult
 from clearice.prepare.discover import Inputs, expanded, references_among
+from clearice.prepare.dose import DoseRoles
 from clearice.prepare.halves import pair_up, scan
-from clearice.prepare.job import Job, Task
-from clearice.prepare.movies import PreparedMicrograph
+from clearice.prepare.job import Job
 from clearice.prepare.pairs import refuse_duplicates
-from clearice.prepare.scale import full_dose, normalise, normalised_truth
 from clearice.prepare.spectra import axis_distance, centre, periodic_spectrum
 from clearice.types import HalfSet, InputItem
 
@@ -196,33 +197,27 @@ def compare_neighbours(image: Float[Tensor, "h w"], pixel_size_angstrom: float) 
 class SingleJob(Job):
     """Makes micrographs of one image, of which the checks of halves say nothing."""
 
-    def _attempt(self, task: Task) -> tuple[str | None, bool]:
-        try:
-            key = self._key(task)
-            if self._writer.reuse(task.name, key) is not None:
-                return None, True
-            self._add(task.read(), key)
-        except InputFileError as error:
-            return str(error), False
-        return None, False
+    def __init__(
+        self, out: Path, config: PrepareConfig, truth: Path | None, say: Callable[[str], None]
+    ) -> None:
+        super().__init__(out, config, truth, DoseRoles(), say)
+        self._found: dict[str, Neighbours] = {}
 
-    def _add(self, made: PreparedMicrograph, key: str) -> None:
-        half_set = made.half_set
-        normalised, affine = normalise(half_set, self._roles)
-        truth = None
-        if self._truth is not None:
-            path = self._truth / f"{half_set.name}.mrc"
-            image = io.read_micrograph(path, half_set.pixel_size_angstrom).pixels
-            truth = normalised_truth(path, image, full_dose(half_set, self._roles))
-        found = compare_neighbours(normalised[0], half_set.pixel_size_angstrom)
-        self._writer.add(
-            half_set, normalised, affine, truth, key=key, checks={_CHECK: asdict(found)}
-        )
+    def _look(
+        self,
+        name: str,
+        groups: Float[Tensor, "k h w"],
+        weights: tuple[float, ...],
+        pixel_size_angstrom: float,
+        dose_e_per_A2: float | None,
+    ) -> dict[str, Any]:
+        found = compare_neighbours(groups[0].half().float(), pixel_size_angstrom)  # as written
+        self._found[name] = found
+        return {_CHECK: asdict(found)}
 
     def _check(self, splits: dict[str, Split]) -> list[CheckResult]:
         """Judge whether neighbouring pixels can stand in for halves."""
-        found = {e.name: Neighbours(**(e.checks or {})[_CHECK]) for e in self._writer.entries}
-        result = judge_neighbours(found)
+        result = judge_neighbours({e.name: self._found[e.name] for e in self._writer.entries})
         self._say(f"{result.name} {result.value:.2f}: {result.meaning}")
         return [result]
 
