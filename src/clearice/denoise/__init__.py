@@ -1,7 +1,19 @@
 """Trained network + micrograph → denoised micrograph."""
 
+from clearice.denoise.files import denoise_files
 from clearice.denoise.network import Denoiser
-from clearice.denoise.run import denoise_dataset, denoise_files
+from clearice.denoise.outputs import OutputOptions
+from clearice.denoise.records import describe_run
+from clearice.denoise.run import denoise_dataset
 from clearice.denoise.tiles import Tile, plan_tiles, stitch
 
-__all__ = ["Denoiser", "Tile", "denoise_dataset", "denoise_files", "plan_tiles", "stitch"]
+__all__ = [
+    "Denoiser",
+    "OutputOptions",
+    "Tile",
+    "denoise_dataset",
+    "denoise_files",
+    "describe_run",
+    "plan_tiles",
+    "stitch",
+]

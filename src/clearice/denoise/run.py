@@ -1,4 +1,4 @@
-"""Denoise files, or the micrographs of a data set; one bad file never stops the rest."""
+"""Denoise the micrographs of a data set; one damaged stack never stops the rest."""
 
 from __future__ import annotations
 
@@ -14,91 +14,14 @@ from clearice.data import (
     dose_weighted_mean,
     open_dataset,
 )
-from clearice.denoise.network import Denoiser, describe_mismatch
-from clearice.errors import BatchError, DatasetError, InputFileError, OutputError
-from clearice.types import Micrograph
+from clearice.denoise.network import Denoiser
+from clearice.errors import BatchError, DatasetError, InputFileError
 
 Progress = Callable[[int, int], None]
-Say = Callable[[str], None]
 
 
 def _ignore(*_: object) -> None:
     """Report nothing."""
-
-
-def denoise_files(
-    micrographs: Sequence[Path],
-    denoiser: Denoiser,
-    out: Path,
-    pixel_size_angstrom: float | None = None,
-    progress: Progress = _ignore,
-    say: Say = _ignore,
-) -> list[Path]:
-    """Denoise micrographs into a folder, under the same names, headers kept.
-
-    Args:
-        micrographs: Files with one image each; results are MRC files.
-        denoiser: The model.
-        out: Folder for the results.
-        pixel_size_angstrom: Å/px; overrides the headers.
-        progress: Called with (files done, files in all).
-        say: Called with one line for each thing that the user should know.
-
-    Returns:
-        The files written.
-
-    Raises:
-        OutputError: `out` cannot be written, or results would overwrite each other or their input.
-        BatchError: Some files could not be denoised; the others were.
-    """
-    io.ensure_folder(out)
-    _refuse_collisions(micrographs, out)
-    written: list[Path] = []
-    failures: list[str] = []
-    for done, path in enumerate(micrographs):
-        try:
-            micrograph = io.read_micrograph(path, pixel_size_angstrom)
-            written.append(_denoise_file(micrograph, denoiser, out / output_name(path), say))
-        except InputFileError as error:
-            failures.append(str(error))
-        progress(done + 1, len(micrographs))
-    if failures:
-        raise BatchError(failures, len(micrographs))
-    return written
-
-
-def output_name(micrograph: Path) -> str:
-    """Return the name of the MRC file that a micrograph of any format is denoised to."""
-    if micrograph.suffix.lower() in {".mrc", ".mrcs"}:
-        return micrograph.name
-    return f"{io.stem(micrograph)}.mrc"
-
-
-def _refuse_collisions(micrographs: Sequence[Path], out: Path) -> None:
-    seen: dict[str, Path] = {}
-    for path in micrographs:
-        name = output_name(path)
-        if name in seen:
-            raise OutputError(
-                f"{path} and {seen[name]} would write the same file; denoise them apart"
-            )
-        seen[name] = path
-        if (out / name).resolve() == path.resolve():
-            raise OutputError(f"{path}: would be overwritten; choose another --out")
-
-
-def _denoise_file(micrograph: Micrograph, denoiser: Denoiser, target: Path, say: Say) -> Path:
-    warning = describe_mismatch(denoiser.info, micrograph.pixel_size_angstrom)
-    if warning:
-        say(f"warning: {micrograph.path}: {warning}")
-    io.write_mrc(
-        target,
-        denoiser(micrograph.pixels),
-        None if micrograph.pixel_size_assumed else micrograph.pixel_size_angstrom,
-        like=micrograph.path,
-        label=f"clearice: denoised ({denoiser.label})",
-    )
-    return target
 
 
 def denoise_dataset(

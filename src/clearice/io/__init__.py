@@ -28,6 +28,7 @@ from clearice.io.png import write_png
 from clearice.io.sections import PixelSizeFallback, same_pixel_size
 from clearice.io.stacks import copy_crop
 from clearice.io.star import read_star, write_coordinates, write_star
+from clearice.io.tiff import write_tiff
 
 __all__ = [
     "LIST_SUFFIXES",
@@ -66,4 +67,5 @@ __all__ = [
     "write_png",
     "write_star",
     "write_text",
+    "write_tiff",
 ]

@@ -7,12 +7,15 @@ import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import numpy as np
-from tifffile import TiffFile, TiffPage
+from jaxtyping import Float
+from tifffile import TiffFile, TiffPage, imwrite
+from torch import Tensor
 
 from clearice.errors import InputFileError
+from clearice.io.atomic import atomic_path
 from clearice.io.formats import GAIN_SUFFIX
 from clearice.io.sections import Pixels, one_line, plausible, reading, unpack_nibbles
 from clearice.io.tiff_chain import Chain, Page, read_chain
@@ -20,7 +23,8 @@ from clearice.io.tiff_chain import Chain, Page, read_chain
 _PALETTE = 3
 _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 282, 283, 296
 # Units of the resolution tags, and those that ImageJ writes in words, in Å.
-_ANGSTROM = {2: 2.54e8, 3: 1e8}
+_INCH, _CENTIMETRE = 2, 3
+_ANGSTROM = {_INCH: 2.54e8, _CENTIMETRE: 1e8}
 _ANGSTROM_IN_WORDS = {
     **dict.fromkeys(("a", "å", "angstrom", "angstroms", "\\u00c5"), 1.0),
     **dict.fromkeys(("nm", "nanometer"), 10.0),
@@ -177,3 +181,40 @@ def _pixel_sizes(page: TiffPage) -> tuple[float, float] | None:
     if angstrom is None or x is None or 0 in (*x, *y):
         return None
     return plausible((angstrom * x[1] / x[0], angstrom * y[1] / y[0]))
+
+
+def write_tiff(
+    path: Path,
+    pixels: Float[Tensor, "rows columns"],
+    pixel_size_angstrom: float | None,
+    *,
+    label: str = "clearice",
+) -> None:
+    """Write an image of one page, uncompressed, turned as it is read, atomically.
+
+    Args:
+        path: The file to write.
+        pixels: Intensities, written as they are.
+        pixel_size_angstrom: Å/px, kept as pixels a centimetre; None leaves it out.
+        label: The description of the image.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    upright = np.ascontiguousarray(pixels.detach().cpu().numpy()[::-1])
+    scale = {} if pixel_size_angstrom is None else _resolution(pixel_size_angstrom)
+    with atomic_path(path) as temporary:
+        # Without metadata of tifffile's own: equal pixels give equal files.
+        imwrite(
+            temporary,
+            upright,
+            photometric="minisblack",
+            metadata=None,
+            description=label.encode(),
+            **scale,
+        )
+
+
+def _resolution(pixel_size_angstrom: float) -> dict[str, Any]:
+    a_centimetre = _ANGSTROM[_CENTIMETRE] / pixel_size_angstrom
+    return {"resolution": (a_centimetre, a_centimetre), "resolutionunit": _CENTIMETRE}
