@@ -32,6 +32,8 @@ COMMANDS = (
     "losses",
     "benchmark",
     "doctor",
+    "export",
+    "import-topaz",
 )
 Capture = pytest.CaptureFixture[str]
 
@@ -382,7 +384,7 @@ def test_denoising_a_batch_with_every_fault(capsys: Capture, model: Path, tmp_pa
     assert code == 2
     reasons = {f"{folder / name}.mrc: ": reason for name, (_, reason) in faults.items()}
     _one_line_each(capsys.readouterr().err, reasons)
-    assert sorted(f.name for f in (tmp_path / "out").iterdir()) == ["agood.mrc", "zgood.mrc"]
+    assert sorted(f.name for f in (tmp_path / "out").glob("*.mrc")) == ["agood.mrc", "zgood.mrc"]
 
 
 def test_preparing_movies_with_every_fault(
@@ -547,7 +549,7 @@ def test_folders_files_and_patterns_mean_the_same(
         out = tmp_path / f"out{number}"
         said, _ = _done(capsys, "denoise", tmp_path / source, "--model", model, "--out", out)
         assert said == f"2 micrographs in {out}\n"
-        assert sorted(f.name for f in out.iterdir()) == ["a.mrc", "b.mrc"]
+        assert sorted(f.name for f in out.glob("*.mrc")) == ["a.mrc", "b.mrc"]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import sys
@@ -20,7 +19,6 @@ from clearice.errors import (
     ClearIceWarning,
     ConfigError,
     DatasetError,
-    InputFileError,
 )
 
 if TYPE_CHECKING:
@@ -447,6 +445,10 @@ def denoise(
     tile: int = 1024,
     precision: Precision = "float32",
     pixel_size: float | None = None,
+    format: Literal["mrc", "tiff"] = "mrc",  # noqa: A002  (the option's name)
+    dtype: Literal["float32", "float16", "int16"] = "float32",
+    previews: Annotated[bool, Parameter(negative="")] = False,
+    force: Annotated[bool, Parameter(negative="")] = False,
     split: Literal["train", "validation", "test"] | None = None,
     halves: bool = False,
     restore_amplitude: bool = False,
@@ -456,13 +458,17 @@ def denoise(
     Example: clearice denoise micrographs/*.mrc --model run --out denoised
 
     Args:
-        inputs: Micrographs, folders of them, or one data set.
+        inputs: Micrographs, folders of them, one STAR list of them, or one data set.
         model: A run's folder or a model file.
         out: Folder for the results.
         device: auto, cpu, cuda, cuda:N or mps.
         tile: Edge of a tile, px; 0 is the whole image.
         precision: Of the network.
-        pixel_size: Å/px; overrides the headers.
+        pixel_size: Å/px; overrides lists and headers.
+        format: Of the results of micrographs.
+        dtype: Of the pixels of MRC results; never rescaled.
+        previews: Also write pictures, into previews/.
+        force: Do again what is done already.
         split: Of a data set: which micrographs (default: test).
         halves: Of a data set: also denoise the even and odd halves, for evaluation.
         restore_amplitude: Raise what was damped to the power of the signal, as the model's
@@ -479,6 +485,9 @@ def denoise(
         raise ConfigError("--halves and --split are for a data set; leave them out for micrographs")
     if is_dataset and pixel_size is not None:
         raise ConfigError("--pixel-size is for micrographs; a data set knows its own")
+    options = room.OutputOptions(format, dtype, previews)
+    if is_dataset and (force or options != room.OutputOptions()):
+        raise ConfigError("--format, --dtype, --previews and --force are for micrographs, not sets")
     denoiser = room.Denoiser(
         model, _device(device), tile, precision, restore_amplitude=restore_amplitude
     )
@@ -491,7 +500,18 @@ def denoise(
                 inputs[0], denoiser, out, kept, halves=halves, progress=update
             )
         else:
-            written = room.denoise_files(_expand(inputs), denoiser, out, pixel_size, update, say)
+            settings = room.describe_run(model, precision, restore_amplitude=restore_amplitude)
+            written = room.denoise_files(
+                inputs,
+                denoiser,
+                out,
+                pixel_size,
+                update,
+                say,
+                options=options,
+                settings=settings,
+                force=force,
+            )
     print(f"{len(written)} micrographs in {out}")
 
 
@@ -725,6 +745,62 @@ def _verify(dataset: Path) -> None:
     say(f"{dataset}: every file is as it was written")
 
 
+@app.command
+def export(
+    model: Path,
+    /,
+    *,
+    format: Literal["safetensors", "pt2", "onnx"],  # noqa: A002  (the option's name)
+    out: Out,
+    normalise: bool | None = None,
+    licence: Annotated[str, Parameter(name=["--licence", "--license"])] = "not stated",
+) -> None:
+    """Write a model for programs without clearice.
+
+    Example: clearice export run --format onnx --out model.onnx
+
+    Args:
+        model: A run's folder or a model file.
+        format: safetensors (weights), pt2 (PyTorch program) or onnx (needs an extra package).
+        out: File to write; an older one is replaced.
+        normalise: Of pt2 and onnx: intensities in, intensities out (default), or normalised images.
+        licence: Of the weights, in your words, to be written into the file.
+    """
+    from clearice import export as room
+    from clearice import io
+
+    if format == "safetensors" and normalise is not None:
+        raise ConfigError("--normalise and --no-normalise are for pt2 and onnx; leave them out")
+    io.ensure_folder(out.parent)
+    room.export_model(model, out, format, normalise=normalise is not False, licence=licence)
+    print(f"model: {out}")
+
+
+@app.command
+def import_topaz(
+    weights: Path,
+    /,
+    *,
+    out: Out,
+    pixel_size: float,
+) -> None:
+    """Make a model of the weights of a 2D U-Net of Topaz-Denoise.
+
+    Example: clearice import-topaz unet_L2_v0.2.2.sav --pixel-size 1.5 --out topaz.safetensors
+
+    Args:
+        weights: State dictionary saved by PyTorch; programs in it are never run.
+        out: Model file, for `clearice denoise --model`.
+        pixel_size: Å/px of the micrographs that it was trained on, or is meant for.
+    """
+    from clearice import export as room
+    from clearice import io
+
+    io.ensure_folder(out.parent)
+    info = room.import_topaz(weights, out, pixel_size)
+    print(f"model: {out}: {info.network}")
+
+
 def _device(name: str, *, quiet: bool = False) -> Any:
     """Choose the device and say which one it is."""
     from clearice.console import say
@@ -735,27 +811,6 @@ def _device(name: str, *, quiet: bool = False) -> Any:
     if not quiet:
         say(f"device: {describe_device(device)}{fallback}")
     return device
-
-
-def _expand(inputs: tuple[Path, ...]) -> list[Path]:
-    """Return the files that are meant: files as they are, the micrographs of folders, patterns."""
-    from clearice import io
-
-    files: list[Path] = []
-    for item in inputs:
-        if item.is_dir():
-            found = sorted(p for p in item.iterdir() if io.is_micrograph_name(p))
-            if not found:
-                raise InputFileError(item, "holds no micrographs", "check the folder")
-            files += found
-        elif not item.exists() and glob.has_magic(str(item)):
-            matches = sorted(glob.glob(str(item), recursive=True))
-            if not matches:
-                raise InputFileError(item, "matches no file", "check the pattern")
-            files += map(Path, matches)
-        else:
-            files.append(item)
-    return files
 
 
 def _print_rows(rows: list[dict[str, Any]], *, as_json: bool) -> None:

@@ -82,7 +82,7 @@ def test_one_bad_file_of_three_fails_alone(
     assert caught.value.exit_code == 2
     assert str(paths[1]) in failure
     assert "\n" not in failure
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.mrc", "c.mrc"]
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.mrc")) == ["a.mrc", "c.mrc"]
 
 
 def test_files_of_one_name_are_refused(
@@ -91,7 +91,7 @@ def test_files_of_one_name_are_refused(
     paths = [_images(tmp_path / folder, generator, "mic")[0] for folder in ("x", "y")]
     with pytest.raises(OutputError, match="would write the same file"):
         denoise_files(paths, denoiser, tmp_path / "out")
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_inputs_are_never_overwritten(

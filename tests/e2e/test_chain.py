@@ -97,7 +97,7 @@ def test_from_ready_half_sets(tmp_path: Path, generator: torch.Generator) -> Non
     bad.touch()
     # One bad file is told by the exit code, and stops nothing.
     clearice("denoise", bad, image, "--model", run, "--out", tmp_path / "out", code=2)
-    assert [p.name for p in (tmp_path / "out").iterdir()] == [image.name]
+    assert [p.name for p in (tmp_path / "out").glob("*.mrc")] == [image.name]
 
 
 def test_real_pairs(test_data: Path, tmp_path: Path) -> None:

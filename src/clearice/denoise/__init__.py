@@ -1,10 +1,10 @@
 """Trained network + micrograph → denoised micrograph."""
 
-from clearice.denoise.files import denoise_files
+from clearice.denoise.dataset import denoise_dataset
 from clearice.denoise.network import Denoiser
 from clearice.denoise.outputs import OutputOptions
 from clearice.denoise.records import describe_run
-from clearice.denoise.run import denoise_dataset
+from clearice.denoise.run import denoise_files
 from clearice.denoise.tiles import Tile, plan_tiles, stitch
 
 __all__ = [

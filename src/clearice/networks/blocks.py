@@ -22,6 +22,11 @@ def _split(value: Any) -> Any:
     return value.split("-") if isinstance(value, str) else value
 
 
+def as_number(value: Any) -> Any:
+    """Read a whole number that a network's name has as text."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
 Width = Annotated[int, Field(ge=1, le=4096)]
 Widths = Annotated[tuple[Width, ...], BeforeValidator(_split), Field(min_length=1, max_length=8)]
 

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal, final
+from typing import Annotated, Literal, final
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from clearice.config import Config
-from clearice.networks.blocks import Norm, Width, convolution, kaiming, pad_to_multiple
+from clearice.networks.blocks import (
+    Norm,
+    Width,
+    as_number,
+    convolution,
+    kaiming,
+    pad_to_multiple,
+)
 
 
 class ClassicUNetOptions(Config):
@@ -81,9 +88,13 @@ class TopazUNetOptions(Config):
 
     depth: int = Field(5, ge=1, le=7, description="poolings")
     width: Width = Field(48, description="channels on the way down; twice as many up")
-    first: Literal[3, 5, 7, 9, 11] = Field(11, description="edge of the first kernel, px")
+    first: Annotated[Literal[3, 5, 7, 9, 11], BeforeValidator(as_number)] = Field(
+        11, description="edge of the first kernel, px"
+    )
     head: int = Field(64, ge=2, le=4096, description="channels at full resolution, then half")
-    last: Literal[3, 5, 7] = Field(3, description="edge of the last three kernels, px")
+    last: Annotated[Literal[3, 5, 7], BeforeValidator(as_number)] = Field(
+        3, description="edge of the last three kernels, px"
+    )
 
 
 @final
