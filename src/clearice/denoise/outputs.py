@@ -14,7 +14,7 @@ from torch.nn import functional
 from clearice import io
 from clearice.denoise.plan import preview_of
 from clearice.errors import ConfigError, InputFileError
-from clearice.fourier import gaussian_lowpass
+from clearice.fourier import gaussian_lowpass, highpass
 from clearice.types import Micrograph
 
 _TYPES = {"float32": torch.float32, "float16": torch.float16, "int16": torch.int16}
@@ -23,6 +23,7 @@ _SUFFIXES = {"mrc": ".mrc", "tiff": ".tif"}
 _MOST_ROUNDING = 1e-3
 _PREVIEW_PX = 1024
 _PREVIEW_SIGMA_PX = 1.0
+_WAVES = 3
 _CONTRAST = (0.005, 0.995)
 
 
@@ -117,11 +118,22 @@ def as_type(pixels: Float[Tensor, "h w"], dtype: str, source: Path) -> Num[Tenso
 
 
 def picture(image: Float[Tensor, "h w"]) -> UInt8[Tensor, "ph pw"]:
-    """Return a picture of at most 1024 px: averaged, lightly smoothed, stretched to 0.5–99.5 %."""
+    """Return a picture of at most 1024 px: averaged, lightly smoothed, stretched to 0.5–99.5 %.
+
+    Waves longer than a third of the image, as those of uneven ice, are damped, or they would take
+    up all of the contrast.
+    """
     factor = -(-max(image.shape) // _PREVIEW_PX)
     kernel = [min(factor, length) for length in image.shape]
     small = functional.avg_pool2d(image[None, None], kernel)[0, 0]
-    smooth = gaussian_lowpass(small, _PREVIEW_SIGMA_PX)
+    smooth = gaussian_lowpass(_mirrored(small), _PREVIEW_SIGMA_PX)
+    smooth = highpass(smooth, _WAVES / max(small.shape))[: small.shape[0], : small.shape[1]]
     low, high = torch.quantile(smooth, torch.tensor(_CONTRAST).to(smooth))
     span = (high - low).clamp(min=torch.finfo(smooth.dtype).tiny)
     return (255 * (smooth - low) / span).clamp(0, 255).round().to(torch.uint8)
+
+
+def _mirrored(image: Float[Tensor, "h w"]) -> Float[Tensor, "2h 2w"]:
+    """Continue an image beyond its edges, so that filters see no jump from one to the other."""
+    wide = torch.cat([image, image.flip(1)], 1)
+    return torch.cat([wide, wide.flip(0)], 0)
