@@ -136,14 +136,16 @@ def _forward(x: Tensor, taps: Tensor, bias: Tensor | None, act: Any) -> Tensor:
     return conv_kernels.thick(x, matrices, taps.shape[3], bias, act=act)[0]
 
 
-def _backward(dy: Tensor, taps: Tensor, gate: Tensor, act: Any) -> Tensor:
-    """Return conv(dy) · act′(gate)."""
+def _backward(
+    dy: Tensor, taps: Tensor, gate: Tensor, act: Any, add: Tensor | None = None
+) -> Tensor:
+    """Return conv(dy) · act′(gate) + add, of many channels; of one, nothing can be added."""
     from clearice.networks import conv_kernels
 
     if dy.shape[1] == 1:
         return conv_kernels.expand(dy, taps, None, gate=gate, gate_act=act)
-    matrices = conv_kernels.pair_matrices(taps)
-    return conv_kernels.thick(dy, matrices, taps.shape[3], None, gate=gate, gate_act=act)[0]
+    matrices, co = conv_kernels.pair_matrices(taps), taps.shape[3]
+    return conv_kernels.thick(dy, matrices, co, None, gate=gate, gate_act=act, add=add)[0]
 
 
 def _of_weights(x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
@@ -197,13 +199,10 @@ class _Block(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, ...]:
-        from clearice.networks import conv_kernels
-
         x, active, z, h, w1, w2 = ctx.saved_tensors
-        dy, width = _last(upstream), x.shape[1]
-        first, second = (conv_kernels.pair_matrices(_adjoint(w, x.dtype)) for w in (w1, w2))
-        dz, _ = conv_kernels.thick(dy, second, width, None, gate=z, gate_act="silu")
+        dy = _last(upstream)
+        dz = _backward(dy, _adjoint(w2, x.dtype), z, "silu")
         dw2, db2 = _of_weights(h, dy)
-        dx, _ = conv_kernels.thick(dz, first, width, None, gate=x, gate_act="silu", add=dy)
+        dx = _backward(dz, _adjoint(w1, x.dtype), x, "silu", add=dy)
         dw1, db1 = _of_weights(active, dz)
         return dx, dw1, db1, dw2, db2

@@ -20,7 +20,7 @@ from torch import Tensor
 from clearice import __version__, io
 from clearice.config import PrepareConfig
 from clearice.data import DatasetWriter, Manifest, MicrographEntry, Split, assign_splits
-from clearice.devices import processors
+from clearice.devices import available_memory_bytes, processors
 from clearice.errors import BatchError, DatasetError, InputFileError, OutputError
 from clearice.prepare.checks import (
     CheckResult,
@@ -91,12 +91,26 @@ class Job:
         self._sources: dict[str, Path] = {}
         self.failures: list[str] = []
 
-    def run(self, tasks: Sequence[Task], workers: int, progress: Progress) -> None:
+    def run(
+        self,
+        tasks: Sequence[Task],
+        workers: int | None,
+        bytes_each: Callable[[], int],
+        progress: Progress,
+    ) -> None:
         """Make all micrographs; one that fails does not stop the others.
+
+        Args:
+            tasks: One a micrograph.
+            workers: Micrographs made at a time; None chooses.
+            bytes_each: Measures what one needs of main memory at its peak, if that must be known.
+            progress: Called with (micrographs done, micrographs in all).
 
         Raises:
             OutputError: The data set cannot be written; what was done is kept for the next try.
         """
+        if workers is None:
+            workers = default_workers(bytes_each(), available_memory_bytes())
         self._refuse_inputs_inside(tasks)
         self._sources.update((task.name, task.sources[0]) for task in tasks)
         with _shared_processors(workers), ThreadPoolExecutor(workers) as pool:

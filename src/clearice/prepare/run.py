@@ -11,11 +11,10 @@ import torch
 from clearice import io
 from clearice.config import PrepareConfig
 from clearice.data import Manifest
-from clearice.devices import available_memory_bytes
 from clearice.errors import ConfigError, UserError
 from clearice.prepare.discover import Inputs
 from clearice.prepare.dose import DoseRoles, PairStatistics, find_roles, pair_statistics
-from clearice.prepare.job import Job, Progress, Task, default_workers
+from clearice.prepare.job import Job, Progress, Task
 from clearice.prepare.movies import MovieRecipe, PreparedMicrograph
 from clearice.prepare.pairs import HalfPair, refuse_duplicates
 from clearice.prepare.scale import arranged
@@ -178,9 +177,7 @@ def prepare_movies(
     ]
     job = Job(out, config, truth, DoseRoles(), say)
     job.failures.extend(failures)
-    if workers is None:
-        workers = default_workers(recipe.peak_bytes(items), available_memory_bytes())
-    job.run(tasks, workers, progress)
+    job.run(tasks, workers, partial(recipe.peak_bytes, items), progress)
     return job.finish(len(items) + len(failures), progress)
 
 
@@ -227,9 +224,7 @@ def prepare_pairs(
         Task(pair.name, (pair.first, pair.second), partial(read, pair), repr(pair))
         for pair in pairs
     ]
-    if workers is None:
-        workers = default_workers(bytes_each, available_memory_bytes())
-    job.run(tasks, workers, progress)
+    job.run(tasks, workers, lambda: bytes_each, progress)
     return job.finish(len(pairs) + len(failures), progress)
 
 
@@ -270,9 +265,7 @@ def prepare_single(
         Task(io.stem(item.path), (item.path,), partial(read, item), f"single {item!r}")
         for item in items
     ]
-    if workers is None:
-        workers = default_workers(_bytes_of(items[0].path), available_memory_bytes())
-    job.run(tasks, workers, progress)
+    job.run(tasks, workers, partial(_bytes_of, items[0].path), progress)
     return job.finish(len(items), progress)
 
 

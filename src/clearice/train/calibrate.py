@@ -60,7 +60,7 @@ def calibrate(
         say: Called with one line for the user.
 
     Returns:
-        The calibration, or None if no micrograph was held out.
+        The calibration, or None if no micrograph was held out, or there are no halves.
 
     Raises:
         CheckpointError: The model cannot be loaded.
@@ -68,7 +68,7 @@ def calibrate(
     """
     network, info = checkpoint.load_model(model)
     entries = data.entries(Split.VALIDATION)
-    if info.calibration is not None or not entries:
+    if info.calibration is not None or not entries or data.manifest.roles == "single":
         return info.calibration
     say(f"measuring amplitudes on {len(_chosen(entries))} held-out crops")
     weights = {name: value.clone() for name, value in network.state_dict().items()}

@@ -109,10 +109,11 @@ def run(
     """
     listeners = _Listeners(report, tick, say) if here.first else _Listeners()
     with connected(here, device) as ranks:
-        state, last = _train(dataset, out, config, device, ranks, resume, listeners)
+        ranks.shared(config.batch_size)
+        data = open_dataset(dataset)
+        state, last = _train(data, out, config, device, ranks, resume, listeners)
     model = out / checkpoint.BEST_NAME
-    data = open_dataset(dataset)
-    if here.first and calibrated and data.manifest.roles != "single":
+    if here.first and calibrated:
         calibrate(model, data, device, say)
     return TrainResult(model, state.step, state.seconds, last)
 
@@ -143,7 +144,7 @@ def check(data: Dataset, config: TrainConfig) -> None:
 
 
 def _train(
-    dataset: Path,
+    data: Dataset,
     out: Path,
     config: TrainConfig,
     device: torch.device,
@@ -153,8 +154,6 @@ def _train(
 ) -> tuple[TrainState, TrainReport | None]:
     """Build what a run needs and fit; return the final state and the last report."""
     say = listeners.say
-    ranks.shared(config.batch_size)
-    data = open_dataset(dataset)
     objective = _objective(data, config, say)
     state = _initial_state(config, device)
     state.ranks = ranks
@@ -178,7 +177,7 @@ def _train(
     except TrainingInterruptedError as stopped:
         recorder.check()
         raise TrainingInterruptedError(
-            f"{stopped}; its state is saved, go on with 'clearice train {dataset} --out {out} "
+            f"{stopped}; its state is saved, go on with 'clearice train {data.folder} --out {out} "
             "--resume'"
         ) from None
     finally:
