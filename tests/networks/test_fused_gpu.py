@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -45,7 +46,7 @@ def _errors(module: nn.Module, x: Tensor, dtype: torch.dtype) -> list[float]:
     pairs += [
         (a.grad, b.grad) for a, b in zip(module.parameters(), exact.parameters(), strict=True)
     ]
-    return [float((a.double() - b).norm() / b.norm()) for a, b in pairs]
+    return [float((a.double() - b).detach().norm() / b.detach().norm()) for a, b in pairs]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -67,15 +68,23 @@ def test_a_block_and_its_gradients(
 @pytest.mark.parametrize("options", [(2, 16), (3, 16), (5, 32)])
 @pytest.mark.parametrize("residual", [False, True])
 def test_a_chain_and_its_gradients(
-    options: tuple[int, int], size: tuple[int, int, int], residual: bool
+    options: tuple[int, int],
+    size: tuple[int, int, int],
+    residual: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     torch.manual_seed(0)
     dtype = torch.bfloat16
     cnn = _rounded(CNN(CNNOptions(depth=options[0], width=options[1], residual=residual)), dtype)
     n, height, columns = size
     x = torch.randn(n, 1, height, columns).to(dtype).float().cuda()
-    errors = _errors(cnn, x, dtype)
-    assert max(errors) < 2e-2
+    errors = _errors(copy.deepcopy(cnn), x, dtype)
+    # Where rounding turns a ReLU off or on, gradients jump: PyTorch's are off by 3 to 8 %, too.
+    # In a small image it is chance how many do; one of N activations weighs 1/√N.
+    monkeypatch.setattr(fused, "half_precision", lambda x, width: None)
+    plain = _errors(cnn, x, dtype)
+    chance = 4.5 / math.sqrt(options[1] * x.numel())
+    assert all(e < 1.5 * before + 5e-3 + chance for e, before in zip(errors, plain, strict=True))
 
 
 @pytest.mark.parametrize("name", ["cnn3", "rescnn12", "unet", "unet-bn", "cnn7-bn"])

@@ -5,7 +5,7 @@ activation moves the image again. `chain` and `block` give the numbers of plain 
 rounding of half precision; their modules fall back to PyTorch, by `half_precision`, wherever
 kernels do not apply: on CPUs, in float32, for other widths, under torch.compile.
 
-Experimental: used only where the environment variable CLEARICE_FUSED_CONVOLUTIONS is 1.
+The environment variable CLEARICE_FUSED_CONVOLUTIONS=0 turns them off.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def half_precision(x: Tensor, width: int) -> torch.dtype | None:
         x: What enters.
         width: Channels of the images between convolutions.
     """
-    wanted = os.environ.get("CLEARICE_FUSED_CONVOLUTIONS") == "1" and width in _WIDTHS
+    wanted = os.environ.get("CLEARICE_FUSED_CONVOLUTIONS") != "0" and width in _WIDTHS
     if not wanted or x.device.type != "cuda" or torch.compiler.is_compiling():
         return None
     dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype

@@ -57,7 +57,7 @@ def is_graphed(config: TrainConfig, device: torch.device) -> bool:
     """Tell whether the step is replayed as a CUDA graph."""
     # Random numbers that are drawn again need their state, which a graph does not hold.
     redraws = config.recompute_activations and config.dropout > 0
-    return device.type == "cuda" and config.cuda_graph and not config.compile and not redraws
+    return device.type == "cuda" and config.cuda_graph and not redraws
 
 
 def new_state(network: nn.Module, config: TrainConfig) -> TrainState:
