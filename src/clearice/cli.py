@@ -442,7 +442,7 @@ def denoise(
     model: Path,
     out: Out,
     device: Device = "auto",
-    tile: int = 1024,
+    tile: int | None = None,
     precision: Precision = "float32",
     pixel_size: float | None = None,
     format: Literal["mrc", "tiff"] = "mrc",  # noqa: A002  (the option's name)
@@ -462,7 +462,7 @@ def denoise(
         model: A run's folder or a model file.
         out: Folder for the results.
         device: auto, cpu, cuda, cuda:N or mps.
-        tile: Edge of a tile, px; 0 is the whole image.
+        tile: Edge of a tile, px; 0 is the whole image (default: as memory allows).
         precision: Of the network.
         pixel_size: Å/px; overrides lists and headers.
         format: Of the results of micrographs.

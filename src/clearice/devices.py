@@ -106,6 +106,12 @@ def device_memory_bytes(device: torch.device) -> int | None:
     return torch.cuda.get_device_properties(device).total_memory
 
 
+def free_memory_bytes(device: torch.device) -> int:
+    """Return the memory of a GPU that this process can still take, or holds and does not use."""
+    free: int = torch.cuda.mem_get_info(device)[0]
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
 def diagnose() -> dict[str, str]:
     """Return what is installed, which device `auto` picks, and what will be slow here."""
     device = choose_device("auto")

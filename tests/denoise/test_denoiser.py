@@ -9,7 +9,9 @@ import torch
 
 from clearice.data import Affine
 from clearice.denoise import Denoiser
+from clearice.denoise import network as network_room
 from clearice.denoise.network import describe_mismatch
+from clearice.errors import ConfigError
 from helpers import CPU, smooth_image, write_model
 from tolerances import RELATIVE
 
@@ -110,3 +112,60 @@ def test_a_pixel_size_over_a_tenth_away_is_told(tmp_path: Path, pixel: float, wa
     if sentence:
         assert f"{pixel:g} Å/px" in sentence
         assert "trained at 1.5 Å/px" in sentence
+
+
+class _SmallCard:
+    """Stands in for a GPU on which larger windows than one do not fit.
+
+    Args:
+        denoiser: On the CPU; it is told that it is on a GPU.
+        patch: Puts it in place.
+        largest: Most pixels of a window.
+    """
+
+    def __init__(self, denoiser: Denoiser, patch: pytest.MonkeyPatch, largest: int) -> None:
+        self.windows: list[int] = []
+        self._largest = largest
+        self._network = denoiser.network
+        patch.setattr(denoiser, "network", self)
+        patch.setattr(network_room, "_GPU_TILES", (0, 64, 32))
+        patch.setattr(network_room, "free_memory_bytes", lambda device: 2**40)
+        patch.setattr(denoiser, "_tile_sizes", lambda image: self._sizes(denoiser, image))
+
+    def _sizes(self, denoiser: Denoiser, image: torch.Tensor) -> list[int]:
+        here, denoiser._device = denoiser._device, torch.device("cuda")
+        try:
+            return list(Denoiser._tile_sizes(denoiser, image))
+        finally:
+            denoiser._device = here
+
+    def __call__(self, window: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        self.windows.append(window.numel())
+        if window.numel() > self._largest:
+            raise torch.OutOfMemoryError("no room")
+        return self._network(window, *rest)
+
+
+def test_tiles_shrink_until_they_fit_and_stay_small(
+    tmp_path: Path, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = write_model(tmp_path / "model.safetensors")
+    image = torch.randn(128, 128, generator=generator)
+    whole = Denoiser(model, CPU, tile=0).normalised(image)
+    denoiser = Denoiser(model, CPU)
+    card = _SmallCard(denoiser, monkeypatch, 80 * 80)
+    _close(denoiser.normalised(image), whole)
+    assert card.windows[0] == 128 * 128
+    assert max(card.windows[1:]) <= 80 * 80
+    card.windows.clear()
+    _close(denoiser.normalised(image), whole)
+    assert max(card.windows) <= 80 * 80  # what did not fit is not tried again
+
+
+def test_what_fits_in_no_tile_says_what_to_do(
+    tmp_path: Path, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    denoiser = Denoiser(write_model(tmp_path / "model.safetensors"), CPU)
+    _SmallCard(denoiser, monkeypatch, 10)
+    with pytest.raises(ConfigError, match=r"does not fit into the GPU's memory.*--tile 64"):
+        denoiser.normalised(torch.randn(128, 128, generator=generator))

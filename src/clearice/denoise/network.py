@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Literal, final
+from typing import Final, Literal, final
 
 import torch
 from jaxtyping import Float
@@ -14,7 +16,8 @@ from torch.nn import functional
 from clearice.checkpoint import BEST_NAME, ModelInfo, load_model
 from clearice.data import Affine
 from clearice.denoise.tiles import plan_tiles, stitch
-from clearice.errors import CheckpointError
+from clearice.devices import free_memory_bytes
+from clearice.errors import CheckpointError, ConfigError
 from clearice.fourier import radial_filter
 from clearice.networks import (
     Geometry,
@@ -25,7 +28,13 @@ from clearice.networks import (
     place,
 )
 
-DEFAULT_TILE = 1024
+# On a CPU a tile should stay in the caches; on a GPU larger ones launch fewer kernels.
+_CPU_TILE: Final = 1024
+# Largest first; 0 is the whole image.
+_GPU_TILES: Final = (0, 4096, 2048, 1024, 512, 256)
+# What networks take at most in float32 is measured in docs/results/speed.md: 360 bytes.
+_BYTES_PER_PX: Final = 512
+_SHARE_OF_FREE_MEMORY: Final = 0.5
 _MIRRORED_PX = 64
 # The transform of a whole image takes about 30 bytes/px beside it.
 _LARGEST_ON_DEVICE_PX = 64 * 2**20
@@ -38,7 +47,7 @@ class Denoiser:
     Args:
         model: A run's folder or a model file.
         device: Where to compute.
-        tile: Edge of a tile, px; 0 is the whole image.
+        tile: Edge of a tile, px; 0 is the whole image; None: as memory allows.
         precision: Of the network.
         restore_amplitude: Bring each ring of the spectrum to the power of the signal, by the
             model's calibration.
@@ -51,7 +60,7 @@ class Denoiser:
         self,
         model: Path,
         device: torch.device,
-        tile: int = DEFAULT_TILE,
+        tile: int | None = None,
         precision: Literal["float32", "bfloat16"] = "float32",
         *,
         restore_amplitude: bool = False,
@@ -63,6 +72,7 @@ class Denoiser:
         self.network = place(fold(network), device)
         self._device = device
         self._tile = tile
+        self._too_large: float = math.inf
         self._half = precision == "bfloat16"
 
     def __call__(
@@ -98,13 +108,43 @@ class Denoiser:
         height, width = image.shape
         stride = self.geometry.stride
         padded = pad_to_multiple(image[None, None], stride)[0, 0]
-        rows, columns = padded.shape
-        tiles = plan_tiles(rows, columns, self._tile, self.geometry.halo, stride)
         told = torch.tensor([dose], device=self._device).log2()
-        output = stitch(padded, tiles, partial(self._window, told))[:height, :width]
+        output = self._stitched(padded, told)[:height, :width]
         if self._gain is None:
             return output
         return restore_amplitude(output.to(_place_to_restore(output)), self._gain)
+
+    def _stitched(
+        self, image: Float[Tensor, "h w"], dose: Float[Tensor, "1"]
+    ) -> Float[Tensor, "h w"]:
+        """Apply the network in tiles that fit; those of the next images are no larger."""
+        work = partial(self._window, dose)
+        sizes = list(self._tile_sizes(image))
+        (rows, columns), geometry = image.shape, self.geometry
+        for size in sizes:
+            tiles = plan_tiles(rows, columns, size, geometry.halo, geometry.stride)
+            try:
+                return stitch(image, tiles, work)
+            except torch.OutOfMemoryError:
+                self._too_large = size or max(rows, columns)
+            torch.cuda.empty_cache()  # outside of the handler, which holds what did not fit
+        smaller = max(64, (sizes[-1] or max(rows, columns)) // 2)
+        raise ConfigError(
+            f"the network does not fit into the GPU's memory with tiles of {sizes[-1]} px; give "
+            f"--tile {smaller}, or free memory that other programs hold"
+        )
+
+    def _tile_sizes(self, image: Float[Tensor, "h w"]) -> Iterator[int]:
+        """Yield edges of tiles to try, the largest first."""
+        if self._tile is not None or self._device.type != "cuda":
+            yield _CPU_TILE if self._tile is None else self._tile
+            return
+        room = free_memory_bytes(self._device) * _SHARE_OF_FREE_MEMORY / _BYTES_PER_PX
+        for size in _GPU_TILES:
+            pixels = (size + 2 * self.geometry.halo) ** 2 if size else image.numel()
+            last = size == _GPU_TILES[-1]
+            if last or (pixels <= room and (size or max(image.shape)) < self._too_large):
+                yield size
 
     @property
     def label(self) -> str:
