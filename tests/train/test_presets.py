@@ -12,6 +12,7 @@ from clearice import cli
 from clearice.config import Preset, TrainConfig
 from clearice.data import Dataset, Manifest, MicrographEntry, Split
 from clearice.errors import ConfigError, UnknownNameError
+from clearice.loss_spec import parse_loss
 from clearice.train import plan, presets
 from helpers import CPU
 
@@ -76,9 +77,16 @@ def test_every_choice_is_said_with_its_reason(gpu: dict[str, Any]) -> None:
     config, reasons = plan(PAIRS, CUDA, {}, "best")
     before = TrainConfig().model_dump()
     changed = {k: v for k, v in config.model_dump().items() if v != before[k]}
-    assert {"network", "steps", "dropout", "precision"} <= changed.keys()
-    for key, value in changed.items():
+    assert {"network", "loss", "steps", "dropout", "precision"} <= changed.keys()
+    assert changed["loss"] == parse_loss("mse + 0.1 frc(resolution=4)")
+    for key, value in {**changed, "loss": "mse + 0.1 frc(resolution=4)"}.items():
         assert any(f"{key.replace('_', ' ')} {value}" in reason for reason in reasons), key
+
+
+def test_a_given_loss_stays(gpu: dict[str, Any]) -> None:
+    config, reasons = plan(MOVIES, CUDA, {"loss": {"l1": 1.0}})
+    assert config.loss == {"l1": 1.0}
+    assert not any(reason.startswith("loss") for reason in reasons)
 
 
 def test_a_small_card_works_in_pieces(gpu: dict[str, Any]) -> None:
