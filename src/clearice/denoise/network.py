@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -72,7 +72,7 @@ class Denoiser:
         self.network = place(fold(network), device)
         self._device = device
         self._tile = tile
-        self._too_large: float = math.inf
+        self._too_large = sys.maxsize
         self._half = precision == "bfloat16"
 
     def __call__(
@@ -119,19 +119,17 @@ class Denoiser:
     ) -> Float[Tensor, "h w"]:
         """Apply the network in tiles that fit; those of the next images are no larger."""
         work = partial(self._window, dose)
-        sizes = list(self._tile_sizes(image))
         (rows, columns), geometry = image.shape, self.geometry
-        for size in sizes:
+        for size in self._tile_sizes(image):
             tiles = plan_tiles(rows, columns, size, geometry.halo, geometry.stride)
             try:
                 return stitch(image, tiles, work)
             except torch.OutOfMemoryError:
                 self._too_large = size or max(rows, columns)
             torch.cuda.empty_cache()  # outside of the handler, which holds what did not fit
-        smaller = max(64, (sizes[-1] or max(rows, columns)) // 2)
         raise ConfigError(
-            f"the network does not fit into the GPU's memory with tiles of {sizes[-1]} px; give "
-            f"--tile {smaller}, or free memory that other programs hold"
+            f"the network does not fit into the GPU's memory with tiles of {self._too_large} px; "
+            f"give --tile {max(64, self._too_large // 2)}, or free memory that other programs hold"
         )
 
     def _tile_sizes(self, image: Float[Tensor, "h w"]) -> Iterator[int]:

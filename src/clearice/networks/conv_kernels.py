@@ -314,8 +314,10 @@ def probe() -> None:
     """
     generator = torch.Generator("cuda").manual_seed(0)
     shape = {"generator": generator, "dtype": torch.bfloat16, "device": "cuda"}
+    last = torch.channels_last
     for width in (16, 32):
-        x, dy = (_last(torch.randn((2, width, 70, 330), **shape)) for _ in range(2))  # type: ignore[call-overload]
+        images = torch.randn((2, 2, width, 70, 330), **shape)  # type: ignore[call-overload]
+        x, dy = (image.contiguous(memory_format=last) for image in images)
         taps = torch.randn((3, 3, width, width), **shape)  # type: ignore[call-overload]
         weight = taps.permute(3, 2, 0, 1).float()
         y = functional.conv2d(x.float(), weight, padding=1)
@@ -329,10 +331,6 @@ def _compare(found: Tensor, expected: Tensor, what: str) -> None:
     error = float((found.float() - expected).norm() / expected.norm())
     if not error < _PROBED_ERROR:
         raise RuntimeError(f"convolutions of {what} are off by {error:.1e}")
-
-
-def _last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
 
 
 def _image(x: Tensor, channels: int, dtype: torch.dtype) -> Tensor:
