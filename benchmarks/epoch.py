@@ -243,24 +243,21 @@ def main() -> None:
     make_dataset(dataset, shapes)
     written = round(time.perf_counter() - start, 1)
     print(f"{len(shapes)} micrographs written in {written} s", flush=True)
-    runs = []
+    keys = ("patches", "patch_size", "batch_size", "preset", "fraction_gib", "cold")
+    found = {
+        "context": context(choose_device(given.device)),
+        "setup": {key: getattr(given, key) for key in keys},
+        "dataset_bytes": 2 * _GROUPS * sum(rows * columns for rows, columns in shapes),
+        "writing_seconds": written,
+    }
+    runs: list[dict[str, Any]] = []
     for network in given.networks:
         for row in measure(given, dataset, network):
             print(json.dumps(row), flush=True)
             runs.append(row)
+        io.write_json(given.out, {**found, "runs": runs})  # what is cut off keeps the others
     if not given.keep:
         shutil.rmtree(dataset)
-    keys = ("patches", "patch_size", "batch_size", "preset", "fraction_gib", "cold")
-    io.write_json(
-        given.out,
-        {
-            "context": context(choose_device(given.device)),
-            "setup": {key: getattr(given, key) for key in keys},
-            "dataset_bytes": 2 * _GROUPS * sum(rows * columns for rows, columns in shapes),
-            "writing_seconds": written,
-            "runs": runs,
-        },
-    )
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -111,19 +112,17 @@ def run_training(
 
 def trainings(
     given: argparse.Namespace, dataset: Path, base: dict[str, Any]
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """Train with the same batch in all, with the same batch a process, and with other seeds."""
     most = max(given.processes)
     whole = {**base, "batch_size": most * given.batch_size, "steps": given.steps, "seed": 0}
-    rows = []
     for n in given.processes:
-        rows.append(run_training(given, dataset, f"same-batch-{n}", n, whole))
+        yield run_training(given, dataset, f"same-batch-{n}", n, whole)
         if n < most:
             each = {"batch_size": n * given.batch_size, "steps": given.steps * most // n}
-            rows.append(run_training(given, dataset, f"same-share-{n}", n, whole | each))
+            yield run_training(given, dataset, f"same-share-{n}", n, whole | each)
     for seed in range(1, _SEEDS):
-        rows.append(run_training(given, dataset, f"seed-{seed}", most, whole | {"seed": seed}))
-    return rows
+        yield run_training(given, dataset, f"seed-{seed}", most, whole | {"seed": seed})
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -192,24 +191,22 @@ def main() -> None:
     for n in missing:
         print(f"not run: {n} GPUs, as there are {there}")
     base = base_settings(given, dataset)
-    steps = time_steps(given, base)
-    rows = trainings(given, dataset, base)
-    found = summary(rows)
-    for row in [*steps, *rows, found]:
-        print(json.dumps(row))
     simulated = simulation(quick=given.quick).model_dump() | {"specimen": SPECIMEN}
-    io.write_json(
-        given.out,
-        {
-            "context": context(device),
-            "settings": base,
-            "simulation": simulated,
-            "not_run": missing,
-            "network_only": steps,
-            "trainings": rows,
-            **found,
-        },
-    )
+    found: dict[str, Any] = {
+        "context": context(device),
+        "settings": base,
+        "simulation": simulated,
+        "not_run": missing,
+        "network_only": time_steps(given, base),
+    }
+    print(json.dumps(found["network_only"]), flush=True)
+    io.write_json(given.out, found)
+    rows: list[dict[str, Any]] = []
+    for row in trainings(given, dataset, base):
+        print(json.dumps(row), flush=True)
+        rows.append(row)
+        io.write_json(given.out, {**found, "trainings": rows})  # what is cut off keeps the others
+    io.write_json(given.out, {**found, "trainings": rows, **summary(rows)})
 
 
 if __name__ == "__main__":

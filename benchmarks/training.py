@@ -307,6 +307,28 @@ def half_correlation(cells: dict[str, list[dict[str, Any]]]) -> float | None:
     return None if first is None else float(first["reference"]["half_correlation"])
 
 
+def join(files: list[Path], out: Path) -> None:
+    """Write what several runs of one stage found as one; they must not share a variant.
+
+    Raises:
+        SystemExit: They differ in more than in their variants.
+    """
+    parts = [json.loads(file.read_text()) for file in files]
+    same = ("setup", "base", "simulation")
+    if any(part[key] != parts[0][key] for part in parts for key in same):
+        raise SystemExit("results of different settings cannot be joined")
+    cells = {name: cells for part in parts for name, cells in part["cells"].items()}
+    rows = summary(cells)
+    joined = {key: parts[0][key] for key in ("context", *same)}
+    joined["wall_seconds"] = max(part["wall_seconds"] for part in parts)
+    joined["variants"] = {name: each for part in parts for name, each in part["variants"].items()}
+    joined |= {"gap": gap(rows), "half_correlation": half_correlation(cells), "summary": rows}
+    joined["failures"] = [line for part in parts for line in part["failures"]]
+    joined["not_run"] = {name: why for part in parts for name, why in part["not_run"].items()}
+    io.write_json(out, {**joined, "cells": cells})
+    print(json.dumps({"summary": rows, "gap": joined["gap"]}, indent=1))
+
+
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -320,6 +342,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--jobs-per-device", type=int, help="trainings that share a GPU")
     parser.add_argument("--limit", type=float, help="seconds after which what is done is collected")
     parser.add_argument("--quick", action="store_true", help="tiny, to try the script")
+    parser.add_argument("--join", type=Path, nargs="+", help="only join results of several GPUs")
     given = parser.parse_args()
     screen = given.stage == "screen"
     given.seconds = given.seconds or (12.0 if screen else 75.0)
@@ -337,6 +360,9 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Make the data, time the steps, train, and collect what is done."""
     given = arguments()
+    if given.join:
+        join(given.join, given.out)
+        return
     started = time.monotonic()
     limit = None if given.limit is None else started + given.limit
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
