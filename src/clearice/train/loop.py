@@ -69,12 +69,14 @@ class TrainReport:
 
 @dataclass(frozen=True)
 class FitHooks:
-    """What the loop calls: `report` at each interval, `save(is_best)` when state must survive, and
-    `tick(done, total)` after each step, which must cost nothing.
+    """What the loop calls: `report` at each interval, `save(is_best)` when state must survive,
+    `settle` to be sure that it has, and `tick(done, total)` after each step, which must cost
+    nothing.
     """
 
     report: Callable[[TrainReport], None]
     save: Callable[[bool], None]
+    settle: Callable[[], None]
     tick: Callable[[int, int], None]
 
 
@@ -207,15 +209,16 @@ def fit(
             hooks.save(best)
             # Alone, a request that came with the report needs nobody's consent.
             alone = state.ranks.place.size == 1
-            _obey(state, total, stopping or (alone and stop.is_set()))
+            _obey(state, total, hooks, stopping or (alone and stop.is_set()))
             meter = _Meter(state)
     if state.stopped:
         say(f"stopped at step {state.step} of {total}: {_NO_BETTER}")
 
 
-def _obey(state: TrainState, total: int, stopping: bool) -> None:
+def _obey(state: TrainState, total: int, hooks: FitHooks, stopping: bool) -> None:
     """End the training on request, once its state is saved."""
     if stopping and state.step < total and not state.stopped:
+        hooks.settle()
         state.ranks.wait()  # launchers end all others once one has left: not amid a save
         raise TrainingInterruptedError(f"stopped at step {state.step} of {total}")
 

@@ -32,6 +32,7 @@ from clearice.train.records import (
     BOARD_NAME,
     METRICS_NAME,
     SAMPLES_NAME,
+    Aside,
     Recorder,
     forget_after,
 )
@@ -205,7 +206,9 @@ def _recorder(
         return _describe(state, data, config, checksum)
 
     told = (listeners.report, listeners.tick, listeners.say)
-    return Recorder(state, out, describe, config.keep, *told, samples, board)
+    device = state.gradient_norms.device
+    aside = Aside(device) if device.type == "cuda" else None
+    return Recorder(state, out, describe, config.keep, *told, samples, board, aside=aside)
 
 
 def _objective(data: Dataset, config: TrainConfig, say: Callable[[str], None]) -> Objective:
