@@ -220,7 +220,7 @@ def run_variants(
     for groups in sorted({variant.groups for variant in chosen.values()}):
         same = {name: each for name, each in chosen.items() if each.groups == groups}
         also = [{**each.settings, "steps": steps[name]} for name, each in same.items()]
-        grid = {"base": base, "also": also, "seeds": list(range(given.seeds))}
+        grid = {"base": base, "also": also, "seeds": seeds_of(given)}
         out = given.work / f"{given.stage}-{groups}-groups"
         running[out] = start_comparison(dataset_of(given, groups), grid, out, given.jobs_per_device)
         names[out] = list(same)
@@ -236,6 +236,11 @@ def run_variants(
     return {"cells": cells, "failures": [line for lines in failures.values() for line in lines]}
 
 
+def seeds_of(given: argparse.Namespace) -> list[int]:
+    """Return the seeds of each variant."""
+    return list(range(given.first_seed, given.first_seed + given.seeds))
+
+
 def dataset_of(given: argparse.Namespace, groups: int) -> Path:
     """Return the data set of so many frame groups, made once."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -248,7 +253,7 @@ def run_topaz(given: argparse.Namespace, dataset: Path, steps: int) -> list[dict
     """Train and score by Topaz's recipe, a process a GPU."""
     jobs: list[Job] = [
         {"name": f"topaz-{steps}-{seed}", "steps": steps, "seed": seed, "crop": given.crop}
-        for seed in range(given.seeds)
+        for seed in seeds_of(given)
     ]
 
     def work(job: Job, folder: Path) -> dict[str, Any]:
@@ -308,19 +313,23 @@ def half_correlation(cells: dict[str, list[dict[str, Any]]]) -> float | None:
 
 
 def join(files: list[Path], out: Path) -> None:
-    """Write what several runs of one stage found as one; they must not share a variant.
+    """Write what several runs of one stage found as one: other variants, or other seeds of them.
 
     Raises:
-        SystemExit: They differ in more than in their variants.
+        SystemExit: They differ in more.
     """
     parts = [json.loads(file.read_text()) for file in files]
-    same = ("setup", "base", "simulation")
+    same = ("base", "simulation")
     if any(part[key] != parts[0][key] for part in parts for key in same):
         raise SystemExit("results of different settings cannot be joined")
-    cells = {name: cells for part in parts for name, cells in part["cells"].items()}
+    if len({part["setup"]["seconds"] for part in parts}) > 1:
+        raise SystemExit("results of different times cannot be joined")
+    cells: dict[str, list[dict[str, Any]]] = {}
+    for name, found in ((name, found) for part in parts for name, found in part["cells"].items()):
+        cells.setdefault(name, []).extend(found)
     rows = summary(cells)
-    joined = {key: parts[0][key] for key in ("context", *same)}
-    joined["wall_seconds"] = max(part["wall_seconds"] for part in parts)
+    joined = {key: parts[0][key] for key in ("context", "setup", *same)}
+    joined["setup"] = {**joined["setup"], "seeds": max(len(each) for each in cells.values())}
     joined["variants"] = {name: each for part in parts for name, each in part["variants"].items()}
     joined |= {"gap": gap(rows), "half_correlation": half_correlation(cells), "summary": rows}
     joined["failures"] = [line for part in parts for line in part["failures"]]
@@ -337,6 +346,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--stage", choices=["screen", "full"], default="screen")
     parser.add_argument("--seconds", type=float, help="of GPU time for each training")
     parser.add_argument("--seeds", type=int)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--variants", nargs="+", help="names or patterns, instead of the stage's")
     parser.add_argument("--settings", default="{}", help="base settings to change, as JSON")
     parser.add_argument("--jobs-per-device", type=int, help="trainings that share a GPU")
