@@ -516,6 +516,62 @@ def denoise(
 
 
 @app.command
+def relion(
+    *,
+    out: Annotated[Path, Parameter(name=["--o", "--out"])],
+    micrographs: Annotated[Path, Parameter(name="--in_mics")],
+    model: Path,
+    threads: Annotated[int, Parameter(name="--j", validator=validators.Number(gte=1))] = 1,
+    device: Device = "auto",
+    tile: int | None = None,
+    precision: Precision = "float32",
+    dtype: Literal["float32", "float16", "int16"] = "float32",
+    previews: Annotated[bool, Parameter(negative="")] = False,
+    force: Annotated[bool, Parameter(negative="")] = False,
+    restore_amplitude: Annotated[bool, Parameter(negative="")] = False,
+    pipeline_control: Annotated[str, Parameter(name="--pipeline_control", show=False)] = "",
+) -> None:
+    """Denoise as an external job of RELION, which gives the first options and --j by itself.
+
+    Example: clearice relion --o External/job004/ --in_mics CtfFind/job003/micrographs_ctf.star \
+    --model run --j 4
+
+    Args:
+        out: Folder of the job.
+        micrographs: STAR list of micrographs.
+        model: A run's folder or a model file.
+        threads: Of the processor.
+        device: auto, cpu, cuda, cuda:N or mps.
+        tile: Edge of a tile, px; 0 is the whole image (default: as memory allows).
+        precision: Of the network.
+        dtype: Of the pixels of the results; never rescaled.
+        previews: Also write pictures, into previews/.
+        force: Do again what is done already.
+        restore_amplitude: Raise what was damped to the power of the signal, as the model's
+            calibration says.
+        pipeline_control: The folder once more, which RELION adds to programs of its own.
+    """
+    from clearice.denoise import OutputOptions
+    from clearice.workflows.relion import RelionJob, run
+
+    options = OutputOptions("mrc", dtype, previews)
+    run(
+        RelionJob(
+            out,
+            micrographs,
+            model,
+            threads,
+            device,
+            tile,
+            precision,
+            options,
+            restore_amplitude,
+            force,
+        )
+    )
+
+
+@app.command
 def evaluate(
     *,
     denoised: Path,
@@ -863,6 +919,10 @@ def run(arguments: list[str]) -> int:
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         print(f"clearice: {str(error).strip()}", file=sys.stderr)
+        if arguments[:1] == ["relion"]:
+            from clearice.workflows.relion import refuse
+
+            refuse(arguments)
         return 2
     except ClearIceError as error:
         print(f"clearice: {error}", file=sys.stderr)

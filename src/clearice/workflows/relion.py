@@ -1,0 +1,213 @@
+"""Denoise as an external job of RELION: its command line, and the files it tells a job's end by.
+
+RELION runs the executable in the folder of the project, waits for one of three empty files in the
+folder of the job, and takes the outputs from `RELION_OUTPUT_NODES.star`. A job that leaves none of
+the three is shown as running for ever.
+
+Source: RELION's documentation, Using RELION, "External job type"; `PipeLine::
+getOutputNodesFromStarFile` in `src/pipeliner.cpp` of RELION 3.1 and 4.0.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from clearice import io
+from clearice.denoise import (
+    DENOISED_NAME,
+    PAIRS_NAME,
+    Denoiser,
+    OutputOptions,
+    denoise_files,
+    describe_run,
+)
+from clearice.devices import choose_device, describe_device
+from clearice.errors import BatchError, InputFileError, JobAbortedError
+from clearice.workflows.signals import sigterm_as_ctrl_c
+
+SUCCESS_NAME = "RELION_JOB_EXIT_SUCCESS"
+FAILURE_NAME = "RELION_JOB_EXIT_FAILURE"
+ABORTED_NAME = "RELION_JOB_EXIT_ABORTED"
+ABORT_NAME = "RELION_JOB_ABORT_NOW"
+NODES_NAME = "RELION_OUTPUT_NODES.star"
+# RELION 3.1 reads the number of a node's type, later ones its name, and each skips the other's.
+_MICROGRAPHS_TYPE = "1"
+_MICROGRAPHS_LABEL = "MicrographGroupMetadata.star.relion"
+_HALVES = ("rlnMicrographNameEven", "rlnMicrographNameOdd")
+
+
+@dataclass(frozen=True)
+class RelionJob:
+    """What RELION asks for.
+
+    Attributes:
+        folder: Of the job, as RELION spells it.
+        micrographs: STAR list of micrographs; its paths start from the project's folder.
+        model: A run's folder or a model file.
+        threads: Of the processor.
+        device: Name of the device.
+        tile: Edge of a tile, px; 0 is the whole image; None: as memory allows.
+        precision: Of the network.
+        options: What is written.
+        restore_amplitude: Restore amplitudes by the model's calibration.
+        force: Do all again.
+    """
+
+    folder: Path
+    micrographs: Path
+    model: Path
+    threads: int = 1
+    device: str = "auto"
+    tile: int | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    options: OutputOptions = field(default_factory=OutputOptions)
+    restore_amplitude: bool = False
+    force: bool = False
+
+
+def run(job: RelionJob) -> None:
+    """Denoise the micrographs of a list, and tell RELION how it ended.
+
+    Progress goes to standard output, which RELION keeps in `run.out`. Single micrographs that
+    fail are left out of the lists, as RELION's own jobs do, and the job succeeds.
+
+    Raises:
+        JobAbortedError: RELION, or a signal, asked for an end.
+        BatchError: Some micrographs failed; the others were denoised.
+        ClearIceError: Nothing was denoised.
+    """
+    io.ensure_folder(job.folder)
+    with _told_to_relion(job.folder):
+        torch.set_num_threads(job.threads)
+        device = choose_device(job.device)
+        _say(f"device: {describe_device(device)}, {job.threads} threads")
+        restored = job.restore_amplitude
+        denoiser = Denoiser(job.model, device, job.tile, job.precision, restore_amplitude=restored)
+        if denoiser.caveat is not None:
+            _say(f"warning: {denoiser.caveat}")
+        _mention_halves(job.micrographs)
+        _denoise(job, denoiser)
+        _say(f"done: {job.folder / DENOISED_NAME}")
+
+
+def refuse(arguments: Sequence[str]) -> None:
+    """Tell RELION that a command line could not be understood, if it names a folder that exists."""
+    for option, value in pairwise(arguments):
+        if option == "--o" and Path(value).is_dir():
+            _forget_endings(Path(value))
+            (Path(value) / FAILURE_NAME).touch()
+
+
+def _forget_endings(folder: Path) -> None:
+    for name in (SUCCESS_NAME, FAILURE_NAME, ABORTED_NAME):
+        (folder / name).unlink(missing_ok=True)
+
+
+@contextmanager
+def _told_to_relion(folder: Path) -> Iterator[None]:
+    """Leave just one of RELION's three files, and that of success only if there is an output."""
+    _forget_endings(folder)
+    ending = FAILURE_NAME
+    try:
+        with sigterm_as_ctrl_c():
+            yield
+        ending = SUCCESS_NAME
+    except BatchError as error:
+        if len(error.failures) < error.total:
+            ending = SUCCESS_NAME
+        raise
+    except KeyboardInterrupt:
+        ending = ABORTED_NAME
+        raise JobAbortedError(f"{folder}: stopped; 'Continue' goes on from here") from None
+    except JobAbortedError:
+        ending = ABORTED_NAME
+        raise
+    finally:
+        if ending == ABORTED_NAME:
+            (folder / ABORT_NAME).unlink(missing_ok=True)
+        (folder / ending).touch()
+
+
+def _denoise(job: RelionJob, denoiser: Denoiser) -> None:
+    settings = describe_run(job.model, job.precision, restore_amplitude=job.restore_amplitude)
+    progress = _Progress(job.folder)
+    progress.stop_if_asked()
+    try:
+        denoise_files(
+            [job.micrographs],
+            denoiser,
+            job.folder,
+            progress=progress,
+            say=_say,
+            options=job.options,
+            settings=settings,
+            force=job.force,
+        )
+    except BatchError as error:
+        if len(error.failures) < error.total:
+            _write_nodes(job.folder)
+        raise
+    _write_nodes(job.folder)
+
+
+def _write_nodes(folder: Path) -> None:
+    """Write which outputs other jobs can take."""
+    lists = [str(folder / name) for name in (DENOISED_NAME, PAIRS_NAME)]
+    table = {
+        "rlnPipeLineNodeName": lists,
+        "rlnPipeLineNodeType": [_MICROGRAPHS_TYPE] * len(lists),
+        "rlnPipeLineNodeTypeLabel": [_MICROGRAPHS_LABEL] * len(lists),
+    }
+    io.write_star(folder / NODES_NAME, {"output_nodes": table})
+
+
+class _Progress:
+    """One line for each micrograph; between two, RELION's wish to abort is heeded."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._began = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        seconds = time.monotonic() - self._began
+        left = seconds / done * (total - done)
+        _say(f"{done}/{total} micrographs, {done / seconds:.2f}/s, {_clock(left)} to go")
+        if done < total:
+            self.stop_if_asked()
+
+    def stop_if_asked(self) -> None:
+        """Stop if RELION has put its file there.
+
+        Raises:
+            JobAbortedError: It has.
+        """
+        if (self._folder / ABORT_NAME).exists():
+            raise JobAbortedError(
+                f"{self._folder}: aborted as RELION asked; 'Continue' goes on from here"
+            )
+
+
+def _mention_halves(micrographs: Path) -> None:
+    """Say that columns of halves keep naming the raw ones."""
+    if micrographs.suffix.lower() != ".star":
+        raise InputFileError(micrographs, "is no STAR list", "give micrographs_ctf.star or such")
+    if any(label in table for table in io.read_star(micrographs).values() for label in _HALVES):
+        _say(f"the sums are denoised; {' and '.join(_HALVES)} keep naming the raw halves")
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def _say(line: str) -> None:
+    # RELION shows the file while it grows.
+    print(line, flush=True)  # noqa: T201  (RELION's log is the standard output)
