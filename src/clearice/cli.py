@@ -516,6 +516,67 @@ def denoise(
 
 
 @app.command
+def watch(
+    folder: Path,
+    /,
+    *,
+    model: Path,
+    out: Out,
+    device: Device = "auto",
+    tile: int | None = None,
+    precision: Precision = "float32",
+    pixel_size: float | None = None,
+    format: Literal["mrc", "tiff"] = "mrc",  # noqa: A002  (the option's name)
+    dtype: Literal["float32", "float16", "int16"] = "float32",
+    restore_amplitude: bool = False,
+    interval: Annotated[float, Parameter(validator=validators.Number(gt=0))] = 2.0,
+    once: Annotated[bool, Parameter(negative="")] = False,
+    idle_exit: Annotated[float | None, Parameter(validator=validators.Number(gt=0))] = None,
+) -> None:
+    """Denoise micrographs as they arrive in a folder, and show them on a page.
+
+    Example: clearice watch MotionCorr/job002/Movies --model run --out denoised
+
+    Args:
+        folder: Where they arrive, with all folders below it.
+        model: A run's folder or a model file.
+        out: Folder for the results and the page, `index.html`.
+        device: auto, cpu, cuda, cuda:N or mps.
+        tile: Edge of a tile, px; 0 is the whole image (default: as memory allows).
+        precision: Of the network.
+        pixel_size: Å/px; overrides headers.
+        format: Of the results.
+        dtype: Of the pixels of MRC results; never rescaled.
+        restore_amplitude: Raise what was damped to the power of the signal, as the model's
+            calibration says.
+        interval: Between two looks into the folder, s.
+        once: End when what is there is done.
+        idle_exit: End when nothing has come for so many minutes.
+    """
+    from clearice import denoise as room
+    from clearice.console import say
+    from clearice.workflows.watch import WatchPlan
+    from clearice.workflows.watch import watch as work
+
+    options = room.OutputOptions(format, dtype, previews=True)
+    restored = restore_amplitude
+    denoiser = room.Denoiser(model, _device(device), tile, precision, restore_amplitude=restored)
+    if denoiser.caveat is not None:
+        say(f"warning: {denoiser.caveat}")
+    settings = room.describe_run(model, precision, restore_amplitude=restored)
+    plan = WatchPlan(folder, out, interval, once, idle_exit)
+    done = work(
+        plan, denoiser, settings, _print_now, options=options, pixel_size_angstrom=pixel_size
+    )
+    print(f"{done} micrographs denoised; see {out / 'index.html'}")
+
+
+def _print_now(line: str) -> None:
+    """Print a line that is seen at once, also in a file."""
+    print(line, flush=True)
+
+
+@app.command
 def relion(
     *,
     out: Annotated[Path, Parameter(name=["--o", "--out"])],
@@ -555,20 +616,19 @@ def relion(
     from clearice.workflows.relion import RelionJob, run
 
     options = OutputOptions("mrc", dtype, previews)
-    run(
-        RelionJob(
-            out,
-            micrographs,
-            model,
-            threads,
-            device,
-            tile,
-            precision,
-            options,
-            restore_amplitude,
-            force,
-        )
+    job = RelionJob(
+        folder=out,
+        micrographs=micrographs,
+        model=model,
+        threads=threads,
+        device=device,
+        tile=tile,
+        precision=precision,
+        options=options,
+        restore_amplitude=restore_amplitude,
+        force=force,
     )
+    run(job, _print_now)
 
 
 @app.command

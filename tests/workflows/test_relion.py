@@ -154,21 +154,21 @@ def test_a_bug_is_a_failure(project: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_wish_to_abort_is_heeded_between_two_micrographs(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    say = relion._say
+    say = cli._print_now
 
     def say_and_ask(line: str) -> None:
         say(line)
         if line.startswith("1/3"):
             (_JOB / ABORT_NAME).touch()
 
-    monkeypatch.setattr(relion, "_say", say_and_ask)
+    monkeypatch.setattr(cli, "_print_now", say_and_ask)
     assert _run() == 130
     assert _endings() == [ABORTED_NAME]
     assert not (_JOB / ABORT_NAME).exists()
     assert len(list(_JOB.rglob("*.mrc"))) < 3
     assert not list(_JOB.rglob("*.partial"))
     assert "aborted as RELION asked" in capsys.readouterr().err
-    monkeypatch.setattr(relion, "_say", say)
+    monkeypatch.setattr(cli, "_print_now", say)
     assert _run() == 0
     assert _endings() == [SUCCESS_NAME]
 
@@ -182,7 +182,7 @@ def test_a_wish_from_before_the_start_is_heeded_too(project: Path) -> None:
 
 
 def test_a_signal_aborts(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    say = relion._say
+    say = cli._print_now
 
     def say_and_end(line: str) -> None:
         say(line)
@@ -190,6 +190,6 @@ def test_a_signal_aborts(project: Path, monkeypatch: pytest.MonkeyPatch) -> None
             assert threading.current_thread() is threading.main_thread()
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(relion, "_say", say_and_end)
+    monkeypatch.setattr(cli, "_print_now", say_and_end)
     assert _run() == 130
     assert _endings() == [ABORTED_NAME]

@@ -11,7 +11,7 @@ getOutputNodesFromStarFile` in `src/pipeliner.cpp` of RELION 3.1 and 4.0.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -32,6 +32,8 @@ from clearice.denoise import (
 from clearice.devices import choose_device, describe_device
 from clearice.errors import BatchError, InputFileError, JobAbortedError
 from clearice.workflows.signals import sigterm_as_ctrl_c
+
+Say = Callable[[str], None]
 
 SUCCESS_NAME = "RELION_JOB_EXIT_SUCCESS"
 FAILURE_NAME = "RELION_JOB_EXIT_FAILURE"
@@ -73,11 +75,16 @@ class RelionJob:
     force: bool = False
 
 
-def run(job: RelionJob) -> None:
+def run(job: RelionJob, say: Say) -> None:
     """Denoise the micrographs of a list, and tell RELION how it ended.
 
-    Progress goes to standard output, which RELION keeps in `run.out`. Single micrographs that
-    fail are left out of the lists, as RELION's own jobs do, and the job succeeds.
+    Single micrographs that fail are left out of the lists, as RELION's own jobs do, and the job
+    succeeds.
+
+    Args:
+        job: What RELION asks for.
+        say: Called with lines about the progress, for standard output: RELION keeps it in
+            `run.out`, and shows what is in `run.err` as errors.
 
     Raises:
         JobAbortedError: RELION, or a signal, asked for an end.
@@ -88,14 +95,14 @@ def run(job: RelionJob) -> None:
     with _told_to_relion(job.folder):
         torch.set_num_threads(job.threads)
         device = choose_device(job.device)
-        _say(f"device: {describe_device(device)}, {job.threads} threads")
+        say(f"device: {describe_device(device)}, {job.threads} threads")
         restored = job.restore_amplitude
         denoiser = Denoiser(job.model, device, job.tile, job.precision, restore_amplitude=restored)
         if denoiser.caveat is not None:
-            _say(f"warning: {denoiser.caveat}")
-        _mention_halves(job.micrographs)
-        _denoise(job, denoiser)
-        _say(f"done: {job.folder / DENOISED_NAME}")
+            say(f"warning: {denoiser.caveat}")
+        _mention_halves(job.micrographs, say)
+        _denoise(job, denoiser, say)
+        say(f"done: {job.folder / DENOISED_NAME}")
 
 
 def refuse(arguments: Sequence[str]) -> None:
@@ -136,9 +143,9 @@ def _told_to_relion(folder: Path) -> Iterator[None]:
         (folder / ending).touch()
 
 
-def _denoise(job: RelionJob, denoiser: Denoiser) -> None:
+def _denoise(job: RelionJob, denoiser: Denoiser, say: Say) -> None:
     settings = describe_run(job.model, job.precision, restore_amplitude=job.restore_amplitude)
-    progress = _Progress(job.folder)
+    progress = _Progress(job.folder, say)
     progress.stop_if_asked()
     try:
         denoise_files(
@@ -146,7 +153,7 @@ def _denoise(job: RelionJob, denoiser: Denoiser) -> None:
             denoiser,
             job.folder,
             progress=progress,
-            say=_say,
+            say=say,
             options=job.options,
             settings=settings,
             force=job.force,
@@ -172,14 +179,15 @@ def _write_nodes(folder: Path) -> None:
 class _Progress:
     """One line for each micrograph; between two, RELION's wish to abort is heeded."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, say: Say) -> None:
         self._folder = folder
+        self._say = say
         self._began = time.monotonic()
 
     def __call__(self, done: int, total: int) -> None:
         seconds = time.monotonic() - self._began
         left = seconds / done * (total - done)
-        _say(f"{done}/{total} micrographs, {done / seconds:.2f}/s, {_clock(left)} to go")
+        self._say(f"{done}/{total} micrographs, {done / seconds:.2f}/s, {_clock(left)} to go")
         if done < total:
             self.stop_if_asked()
 
@@ -195,19 +203,14 @@ class _Progress:
             )
 
 
-def _mention_halves(micrographs: Path) -> None:
+def _mention_halves(micrographs: Path, say: Say) -> None:
     """Say that columns of halves keep naming the raw ones."""
     if micrographs.suffix.lower() != ".star":
         raise InputFileError(micrographs, "is no STAR list", "give micrographs_ctf.star or such")
     if any(label in table for table in io.read_star(micrographs).values() for label in _HALVES):
-        _say(f"the sums are denoised; {' and '.join(_HALVES)} keep naming the raw halves")
+        say(f"the sums are denoised; {' and '.join(_HALVES)} keep naming the raw halves")
 
 
 def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
-
-
-def _say(line: str) -> None:
-    # RELION shows the file while it grows.
-    print(line, flush=True)  # noqa: T201  (RELION's log is the standard output)
