@@ -581,7 +581,8 @@ def relion(
     *,
     out: Annotated[Path, Parameter(name=["--o", "--out"])],
     micrographs: Annotated[Path, Parameter(name="--in_mics")],
-    model: Path,
+    picks: Annotated[Path | None, Parameter(name="--in_coords")] = None,
+    model: Path | None = None,
     threads: Annotated[int, Parameter(name="--j", validator=validators.Number(gte=1))] = 1,
     device: Device = "auto",
     tile: int | None = None,
@@ -600,7 +601,9 @@ def relion(
     Args:
         out: Folder of the job.
         micrographs: STAR list of micrographs.
-        model: A run's folder or a model file.
+        picks: Instead of denoising: list of picks made on denoised micrographs, to be named
+            after the raw ones; --in_mics is then micrographs_pairs.star.
+        model: A run's folder or a model file; needed to denoise.
         threads: Of the processor.
         device: auto, cpu, cuda, cuda:N or mps.
         tile: Edge of a tile, px; 0 is the whole image (default: as memory allows).
@@ -620,6 +623,7 @@ def relion(
         folder=out,
         micrographs=micrographs,
         model=model,
+        picks=picks,
         threads=threads,
         device=device,
         tile=tile,

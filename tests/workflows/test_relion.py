@@ -193,3 +193,42 @@ def test_a_signal_aborts(project: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(cli, "_print_now", say_and_end)
     assert _run() == 130
     assert _endings() == [ABORTED_NAME]
+
+
+def test_picks_made_on_denoised_micrographs_name_the_raw_ones(
+    project: Path, capsys: Capture
+) -> None:
+    assert _run() == 0
+    denoised = [f"{_JOB}/Movies/grid{n}/m{n}.mrc" for n in (2, 0)]
+    coordinates = [f"AutoPick/job005/Movies/grid{n}/m{n}_autopick.star" for n in (2, 0)]
+    picks = Path("AutoPick/job005/autopick.star")
+    picks.parent.mkdir(parents=True)
+    columns = {"rlnMicrographName": denoised, "rlnMicrographCoordinates": coordinates}
+    io.write_star(picks, {"coordinate_files": columns})
+    job = Path("External/job006")
+    pairs = ["--in_mics", f"{_JOB}/micrographs_pairs.star"]
+    command = ["relion", "--o", f"{job}/", *pairs, "--in_coords", str(picks), "--j", "1"]
+    assert cli.run(command) == 0
+    assert _endings(job) == [SUCCESS_NAME]
+    assert _loop(job / "coordinates_raw.star", "coordinate_files", *columns) == [
+        [f"MotionCorr/job002/Movies/grid{n}/m{n}.mrc", f"{name}"]
+        for n, name in zip((2, 0), coordinates, strict=True)
+    ]
+    labels = ("rlnPipeLineNodeName", "rlnPipeLineNodeType", "rlnPipeLineNodeTypeLabel")
+    assert _loop(job / "RELION_OUTPUT_NODES.star", "output_nodes", *labels) == [
+        [f"{job}/coordinates_raw.star", "2", "MicrographCoordsGroup.star.relion"]
+    ]
+    for wrong, message in ((_LIST, "rlnMicrographNameDenoised"), (str(picks), "and _rln")):
+        assert cli.run([*command[:4], wrong, *command[5:]]) == 2
+        assert message in capsys.readouterr().err
+        assert _endings(job) == [FAILURE_NAME]
+    io.write_star(picks, {"": {**columns, "rlnMicrographName": [denoised[0], "other.mrc"]}})
+    assert cli.run(command) == 2
+    assert "has picks of other.mrc" in capsys.readouterr().err
+
+
+def test_either_a_model_or_picks(project: Path, capsys: Capture) -> None:
+    _JOB.mkdir(parents=True)
+    assert cli.run(["relion", "--o", f"{_JOB}/", "--in_mics", _LIST, "--j", "1"]) == 2
+    assert "give --model to denoise" in capsys.readouterr().err
+    assert _endings() == [FAILURE_NAME]

@@ -1,7 +1,7 @@
 """Trained network + micrograph → denoised micrograph."""
 
 from clearice.denoise.dataset import denoise_dataset
-from clearice.denoise.lists import DENOISED_NAME, PAIRS_NAME
+from clearice.denoise.lists import DENOISED_NAME, PAIRS_NAME, write_raw_picks
 from clearice.denoise.network import Denoiser
 from clearice.denoise.outputs import OutputOptions
 from clearice.denoise.plan import output_name, preview_of, walk_micrographs
@@ -25,4 +25,5 @@ __all__ = [
     "read_records",
     "stitch",
     "walk_micrographs",
+    "write_raw_picks",
 ]

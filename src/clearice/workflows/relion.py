@@ -28,9 +28,10 @@ from clearice.denoise import (
     OutputOptions,
     denoise_files,
     describe_run,
+    write_raw_picks,
 )
 from clearice.devices import choose_device, describe_device
-from clearice.errors import BatchError, InputFileError, JobAbortedError
+from clearice.errors import BatchError, ConfigError, InputFileError, JobAbortedError
 from clearice.workflows.signals import sigterm_as_ctrl_c
 
 Say = Callable[[str], None]
@@ -41,8 +42,8 @@ ABORTED_NAME = "RELION_JOB_EXIT_ABORTED"
 ABORT_NAME = "RELION_JOB_ABORT_NOW"
 NODES_NAME = "RELION_OUTPUT_NODES.star"
 # RELION 3.1 reads the number of a node's type, later ones its name, and each skips the other's.
-_MICROGRAPHS_TYPE = "1"
-_MICROGRAPHS_LABEL = "MicrographGroupMetadata.star.relion"
+_MICROGRAPHS = ("1", "MicrographGroupMetadata.star.relion")
+_COORDINATES = ("2", "MicrographCoordsGroup.star.relion")
 _HALVES = ("rlnMicrographNameEven", "rlnMicrographNameOdd")
 
 
@@ -53,7 +54,9 @@ class RelionJob:
     Attributes:
         folder: Of the job, as RELION spells it.
         micrographs: STAR list of micrographs; its paths start from the project's folder.
-        model: A run's folder or a model file.
+        model: A run's folder or a model file, to denoise them.
+        picks: Instead: a list of the files of picks that were made on denoised micrographs, to be
+            named after the raw ones; `micrographs` are then the pairs of the job that denoised.
         threads: Of the processor.
         device: Name of the device.
         tile: Edge of a tile, px; 0 is the whole image; None: as memory allows.
@@ -65,7 +68,8 @@ class RelionJob:
 
     folder: Path
     micrographs: Path
-    model: Path
+    model: Path | None = None
+    picks: Path | None = None
     threads: int = 1
     device: str = "auto"
     tile: int | None = None
@@ -76,7 +80,7 @@ class RelionJob:
 
 
 def run(job: RelionJob, say: Say) -> None:
-    """Denoise the micrographs of a list, and tell RELION how it ended.
+    """Denoise the micrographs of a list, or rename picks, and tell RELION how it ended.
 
     Single micrographs that fail are left out of the lists, as RELION's own jobs do, and the job
     succeeds.
@@ -89,20 +93,16 @@ def run(job: RelionJob, say: Say) -> None:
     Raises:
         JobAbortedError: RELION, or a signal, asked for an end.
         BatchError: Some micrographs failed; the others were denoised.
-        ClearIceError: Nothing was denoised.
+        ClearIceError: Nothing was done.
     """
     io.ensure_folder(job.folder)
     with _told_to_relion(job.folder):
-        torch.set_num_threads(job.threads)
-        device = choose_device(job.device)
-        say(f"device: {describe_device(device)}, {job.threads} threads")
-        restored = job.restore_amplitude
-        denoiser = Denoiser(job.model, device, job.tile, job.precision, restore_amplitude=restored)
-        if denoiser.caveat is not None:
-            say(f"warning: {denoiser.caveat}")
-        _mention_halves(job.micrographs, say)
-        _denoise(job, denoiser, say)
-        say(f"done: {job.folder / DENOISED_NAME}")
+        if (job.model is None) == (job.picks is None):
+            raise ConfigError("give --model to denoise, or --in_coords to name picks after raw")
+        if job.picks is not None:
+            _name_raw(job, job.picks, say)
+        if job.model is not None:
+            _denoise(job, job.model, say)
 
 
 def refuse(arguments: Sequence[str]) -> None:
@@ -143,10 +143,26 @@ def _told_to_relion(folder: Path) -> Iterator[None]:
         (folder / ending).touch()
 
 
-def _denoise(job: RelionJob, denoiser: Denoiser, say: Say) -> None:
-    settings = describe_run(job.model, job.precision, restore_amplitude=job.restore_amplitude)
+def _name_raw(job: RelionJob, picks: Path, say: Say) -> None:
+    """Let picks that were made on denoised micrographs name the raw ones."""
+    path, count = write_raw_picks(job.micrographs, picks, job.folder)
+    _write_nodes(job.folder, [path], _COORDINATES)
+    say(f"done: {path}: picks of {count} micrographs name the raw ones")
+
+
+def _denoise(job: RelionJob, model: Path, say: Say) -> None:
+    torch.set_num_threads(job.threads)
+    device = choose_device(job.device)
+    say(f"device: {describe_device(device)}, {job.threads} threads")
+    restored = job.restore_amplitude
+    denoiser = Denoiser(model, device, job.tile, job.precision, restore_amplitude=restored)
+    if denoiser.caveat is not None:
+        say(f"warning: {denoiser.caveat}")
+    _mention_halves(job.micrographs, say)
+    settings = describe_run(model, job.precision, restore_amplitude=restored)
     progress = _Progress(job.folder, say)
     progress.stop_if_asked()
+    outputs = [job.folder / name for name in (DENOISED_NAME, PAIRS_NAME)]
     try:
         denoise_files(
             [job.micrographs],
@@ -160,18 +176,18 @@ def _denoise(job: RelionJob, denoiser: Denoiser, say: Say) -> None:
         )
     except BatchError as error:
         if len(error.failures) < error.total:
-            _write_nodes(job.folder)
+            _write_nodes(job.folder, outputs, _MICROGRAPHS)
         raise
-    _write_nodes(job.folder)
+    _write_nodes(job.folder, outputs, _MICROGRAPHS)
+    say(f"done: {outputs[0]}")
 
 
-def _write_nodes(folder: Path) -> None:
+def _write_nodes(folder: Path, outputs: Sequence[Path], kind: tuple[str, str]) -> None:
     """Write which outputs other jobs can take."""
-    lists = [str(folder / name) for name in (DENOISED_NAME, PAIRS_NAME)]
     table = {
-        "rlnPipeLineNodeName": lists,
-        "rlnPipeLineNodeType": [_MICROGRAPHS_TYPE] * len(lists),
-        "rlnPipeLineNodeTypeLabel": [_MICROGRAPHS_LABEL] * len(lists),
+        "rlnPipeLineNodeName": [str(path) for path in outputs],
+        "rlnPipeLineNodeType": [kind[0]] * len(outputs),
+        "rlnPipeLineNodeTypeLabel": [kind[1]] * len(outputs),
     }
     io.write_star(folder / NODES_NAME, {"output_nodes": table})
 
