@@ -83,6 +83,7 @@ def watch(
     if plan.out.resolve() == plan.folder.resolve():
         raise OutputError(f"{plan.out}: is what is watched; choose another --out")
     io.ensure_folder(plan.out)
+    io.remove_partials(plan.out)
     with stop_requests() as stop:
         work = _Watch(plan, denoiser, settings, say, options, pixel_size_angstrom, stop)
         try:
