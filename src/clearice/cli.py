@@ -516,6 +516,126 @@ def denoise(
 
 
 @app.command
+def watch(
+    folder: Path,
+    /,
+    *,
+    model: Path,
+    out: Out,
+    device: Device = "auto",
+    tile: int | None = None,
+    precision: Precision = "float32",
+    pixel_size: float | None = None,
+    format: Literal["mrc", "tiff"] = "mrc",  # noqa: A002  (the option's name)
+    dtype: Literal["float32", "float16", "int16"] = "float32",
+    restore_amplitude: bool = False,
+    interval: Annotated[float, Parameter(validator=validators.Number(gt=0))] = 2.0,
+    once: Annotated[bool, Parameter(negative="")] = False,
+    idle_exit: Annotated[float | None, Parameter(validator=validators.Number(gt=0))] = None,
+) -> None:
+    """Denoise micrographs as they arrive in a folder, and show them on a page.
+
+    Example: clearice watch MotionCorr/job002/Movies --model run --out denoised
+
+    Args:
+        folder: Where they arrive, with all folders below it.
+        model: A run's folder or a model file.
+        out: Folder for the results and the page, `index.html`.
+        device: auto, cpu, cuda, cuda:N or mps.
+        tile: Edge of a tile, px; 0 is the whole image (default: as memory allows).
+        precision: Of the network.
+        pixel_size: Å/px; overrides headers.
+        format: Of the results.
+        dtype: Of the pixels of MRC results; never rescaled.
+        restore_amplitude: Raise what was damped to the power of the signal, as the model's
+            calibration says.
+        interval: Between two looks into the folder, s.
+        once: End when what is there is done.
+        idle_exit: End when nothing has come for so many minutes.
+    """
+    from clearice import denoise as room
+    from clearice.console import say
+    from clearice.workflows.watch import WatchPlan
+    from clearice.workflows.watch import watch as work
+
+    options = room.OutputOptions(format, dtype, previews=True)
+    restored = restore_amplitude
+    denoiser = room.Denoiser(model, _device(device), tile, precision, restore_amplitude=restored)
+    if denoiser.caveat is not None:
+        say(f"warning: {denoiser.caveat}")
+    settings = room.describe_run(model, precision, restore_amplitude=restored)
+    plan = WatchPlan(folder, out, interval, once, idle_exit)
+    done = work(
+        plan, denoiser, settings, _print_now, options=options, pixel_size_angstrom=pixel_size
+    )
+    print(f"{done} micrographs denoised; see {out / 'index.html'}")
+
+
+def _print_now(line: str) -> None:
+    """Print a line that is seen at once, also in a file."""
+    print(line, flush=True)
+
+
+@app.command
+def relion(
+    *,
+    out: Annotated[Path, Parameter(name=["--o", "--out"])],
+    micrographs: Annotated[Path, Parameter(name="--in_mics")],
+    picks: Annotated[Path | None, Parameter(name="--in_coords")] = None,
+    model: Path | None = None,
+    threads: Annotated[int, Parameter(name="--j", validator=validators.Number(gte=1))] = 1,
+    device: Device = "auto",
+    tile: int | None = None,
+    precision: Precision = "float32",
+    dtype: Literal["float32", "float16", "int16"] = "float32",
+    previews: Annotated[bool, Parameter(negative="")] = False,
+    force: Annotated[bool, Parameter(negative="")] = False,
+    restore_amplitude: Annotated[bool, Parameter(negative="")] = False,
+    pipeline_control: Annotated[str, Parameter(name="--pipeline_control", show=False)] = "",
+) -> None:
+    """Denoise as an external job of RELION, which gives the first options and --j by itself.
+
+    Example: clearice relion --o External/job004/ --in_mics CtfFind/job003/micrographs_ctf.star \
+    --model run --j 4
+
+    Args:
+        out: Folder of the job.
+        micrographs: STAR list of micrographs.
+        picks: Instead of denoising: list of picks made on denoised micrographs, to be named
+            after the raw ones; --in_mics is then micrographs_pairs.star.
+        model: A run's folder or a model file; needed to denoise.
+        threads: Of the processor.
+        device: auto, cpu, cuda, cuda:N or mps.
+        tile: Edge of a tile, px; 0 is the whole image (default: as memory allows).
+        precision: Of the network.
+        dtype: Of the pixels of the results; never rescaled.
+        previews: Also write pictures, into previews/.
+        force: Do again what is done already.
+        restore_amplitude: Raise what was damped to the power of the signal, as the model's
+            calibration says.
+        pipeline_control: The folder once more, which RELION adds to programs of its own.
+    """
+    from clearice.denoise import OutputOptions
+    from clearice.workflows.relion import RelionJob, run
+
+    options = OutputOptions("mrc", dtype, previews)
+    job = RelionJob(
+        folder=out,
+        micrographs=micrographs,
+        model=model,
+        picks=picks,
+        threads=threads,
+        device=device,
+        tile=tile,
+        precision=precision,
+        options=options,
+        restore_amplitude=restore_amplitude,
+        force=force,
+    )
+    run(job, _print_now)
+
+
+@app.command
 def evaluate(
     *,
     denoised: Path,
@@ -863,6 +983,10 @@ def run(arguments: list[str]) -> int:
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         print(f"clearice: {str(error).strip()}", file=sys.stderr)
+        if arguments[:1] == ["relion"]:
+            from clearice.workflows.relion import refuse
+
+            refuse(arguments)
         return 2
     except ClearIceError as error:
         print(f"clearice: {error}", file=sys.stderr)

@@ -89,6 +89,7 @@ class BatchError(ClearIceError):
 
     def __init__(self, failures: Sequence[str], total: int) -> None:
         self.failures = tuple(failures)
+        self.total = total
         done = "; the others were done" if len(failures) < total else ""
         super().__init__(f"{len(failures)} of {total} failed{done}:\n  " + "\n  ".join(failures))
 
@@ -99,6 +100,12 @@ class TrainingDivergedError(ClearIceError):
 
 class TrainingInterruptedError(ClearIceError):
     """Training was stopped by a signal, after its state was saved."""
+
+    exit_code = 130
+
+
+class JobAbortedError(ClearIceError):
+    """A job was aborted by the program that started it, or by a signal."""
 
     exit_code = 130
 

@@ -45,7 +45,7 @@ def test_real_lists(
         denoise_files([Path(name)], denoiser, Path("out"))
     kept = [row for row in range(len(names)) if row != 1]
     expected = {k: [column[row] for row in kept] for k, column in before["micrographs"].items()}
-    denoised = [f"out/{Path(names[row]).name}" for row in kept]
+    denoised = [f"out/Movies/{Path(names[row]).name}" for row in kept]
     after = io.read_star(Path("out/micrographs_denoised.star"))
     assert after["optics"] == before["optics"]
     assert after["micrographs"] == {**expected, "rlnMicrographName": denoised}
@@ -60,16 +60,44 @@ def test_real_lists(
     ]
 
 
-def test_folders_of_a_list_are_kept_below_what_they_share(
-    project: Path, denoiser: Denoiser, generator: torch.Generator
+@pytest.mark.parametrize(
+    ("names", "places"),
+    [
+        pytest.param(
+            ["MotionCorr/job002/grid1/a.mrc", "MotionCorr/job002/grid2/a.mrc"],
+            ["grid1/a.mrc", "grid2/a.mrc"],
+            id="one job",
+        ),
+        pytest.param(
+            ["MotionCorr/job002/grid1/a.mrc", "MotionCorr/job1012/b.mrc"],
+            ["grid1/a.mrc", "b.mrc"],
+            id="two jobs",
+        ),
+        pytest.param(
+            ["MotionCorr/job002/grid1/a.mrc", "MotionCorr/job012/grid1/a.mrc"],
+            ["job002/grid1/a.mrc", "job012/grid1/a.mrc"],
+            id="two jobs with files of one name",
+        ),
+        pytest.param(
+            ["raw/grid1/a.mrc", "raw/grid2/job12.mrc"],
+            ["grid1/a.mrc", "grid2/job12.mrc"],
+            id="none",
+        ),
+    ],
+)
+def test_results_of_a_list_lie_as_in_relions_tree(
+    project: Path,
+    denoiser: Denoiser,
+    generator: torch.Generator,
+    names: list[str],
+    places: list[str],
 ) -> None:
-    names = ["MotionCorr/job002/grid1/a.mrc", "MotionCorr/job002/grid2/a.mrc"]
     for name in names:
         write_image(project / name, torch.randn(20, 24, generator=generator))
     io.write_star(project / "list.star", {"": {"rlnMicrographName": names}})
     denoise_files([Path("list.star")], denoiser, Path("out"))
     table = io.read_star(Path("out/micrographs_pairs.star"))[""]
-    assert table["rlnMicrographNameDenoised"] == ["out/grid1/a.mrc", "out/grid2/a.mrc"]
+    assert table["rlnMicrographNameDenoised"] == [f"out/{place}" for place in places]
     assert table["rlnMicrographName"] == names
 
 

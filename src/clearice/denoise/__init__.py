@@ -1,19 +1,29 @@
 """Trained network + micrograph → denoised micrograph."""
 
 from clearice.denoise.dataset import denoise_dataset
+from clearice.denoise.lists import DENOISED_NAME, PAIRS_NAME, write_raw_picks
 from clearice.denoise.network import Denoiser
 from clearice.denoise.outputs import OutputOptions
-from clearice.denoise.records import describe_run
+from clearice.denoise.plan import output_name, preview_of, walk_micrographs
+from clearice.denoise.records import Record, describe_run, read_records
 from clearice.denoise.run import denoise_files
 from clearice.denoise.tiles import Tile, plan_tiles, stitch
 
 __all__ = [
+    "DENOISED_NAME",
+    "PAIRS_NAME",
     "Denoiser",
     "OutputOptions",
+    "Record",
     "Tile",
     "denoise_dataset",
     "denoise_files",
     "describe_run",
+    "output_name",
     "plan_tiles",
+    "preview_of",
+    "read_records",
     "stitch",
+    "walk_micrographs",
+    "write_raw_picks",
 ]

@@ -11,9 +11,11 @@ from clearice.errors import ConfigError, InputFileError
 
 DENOISED_NAME = "micrographs_denoised.star"
 PAIRS_NAME = "micrographs_pairs.star"
+PICKS_NAME = "coordinates_raw.star"
 _NAME, _MOVIE, _EVEN = "rlnMicrographName", "rlnMicrographMovieName", "rlnMicrographNameEven"
 # RELION has no label for it, and carries along those that it does not know.
 _DENOISED = "rlnMicrographNameDenoised"
+_COORDINATES = "rlnMicrographCoordinates"
 
 
 def require_lists(inputs: Sequence[Path]) -> list[Path]:
@@ -63,6 +65,43 @@ def write_lists(
     ):
         io.write_star(file, {**blocks, name: table})
     return files
+
+
+def write_raw_picks(pairs: Path, picks: Path, out: Path) -> tuple[Path, int]:
+    """Write a list of picks made on denoised micrographs anew, for the raw ones.
+
+    Args:
+        pairs: Raw and denoised micrographs, from `write_lists`.
+        picks: RELION's list of micrographs and their files of coordinates (`autopick.star`).
+        out: Folder for the new list.
+
+    Returns:
+        The list, and of how many micrographs it has picks. Names that are raw already stay.
+
+    Raises:
+        InputFileError: A list is damaged or of another kind, or names a micrograph that is not
+            among the pairs.
+        OutputError: The list cannot be written.
+    """
+    table = _table_with(pairs, _DENOISED, f"give {PAIRS_NAME}, which `clearice` wrote")
+    raw_of = dict(zip(table[_DENOISED], table[_NAME], strict=True))
+    raw_of |= {raw: raw for raw in table[_NAME]}
+    listed = _table_with(picks, _COORDINATES, "give autopick.star, or such, of RELION 4 or later")
+    for name in listed[_NAME]:
+        if name not in raw_of:
+            raise InputFileError(
+                picks, f"has picks of {name}, which {pairs} does not name", "give the list it is of"
+            )
+    new = {**listed, _NAME: [raw_of[name] for name in listed[_NAME]]}
+    io.write_star(out / PICKS_NAME, {"coordinate_files": new})
+    return out / PICKS_NAME, len(listed[_NAME])
+
+
+def _table_with(path: Path, label: str, remedy: str) -> dict[str, list[str]]:
+    for table in io.read_star(path).values():
+        if _NAME in table and label in table:
+            return table
+    raise InputFileError(path, f"has no table with _{_NAME} and _{label}", remedy)
 
 
 def _micrographs(path: Path, blocks: dict[str, dict[str, list[str]]]) -> str:

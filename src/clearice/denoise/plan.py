@@ -13,6 +13,7 @@ from clearice import io
 from clearice.denoise.records import CSV_NAME, JSON_NAME
 from clearice.errors import InputFileError, OutputError
 
+_JOB = re.compile(r"job\d{3,}")
 _LEFTOVER = re.compile(r"\.(.+)\.\d+\.partial")
 
 
@@ -70,7 +71,14 @@ def is_list(path: Path) -> bool:
     return path.suffix.lower() == ".star"
 
 
-def _in_folder(folder: Path, out: Path) -> list[Source]:
+def walk_micrographs(folder: Path, out: Path) -> list[Path]:
+    """Return the files of a folder and of those below it that can be micrographs, by their names.
+
+    Args:
+        folder: The folder; links are followed.
+        out: Folder for the results, which is left out, as are hidden files and folders that hold
+            results of an earlier run.
+    """
     files: list[Path] = []
     seen = {out.resolve()} - {folder.resolve()}
     for root, folders, names in os.walk(folder, followlinks=True):
@@ -82,6 +90,11 @@ def _in_folder(folder: Path, out: Path) -> list[Source]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         visible = (here / name for name in sorted(names) if not name.startswith("."))
         files += filter(io.is_micrograph_name, visible)
+    return files
+
+
+def _in_folder(folder: Path, out: Path) -> list[Source]:
+    files = walk_micrographs(folder, out)
     if not files:
         raise InputFileError(folder, "holds no micrographs", "check the folder")
     return [Source(path, path.relative_to(folder)) for path in files]
@@ -96,14 +109,36 @@ def _matching(pattern: Path) -> list[Source]:
 
 
 def _listed(path: Path) -> list[Source]:
-    """Return the micrographs of a STAR list, placed below the folder that they have in common."""
-    items = io.read_input_list(path)
-    folders = [str(item.path.absolute().parent) for item in items]
-    top = os.path.commonpath(folders)
+    """Return the micrographs of a STAR list, placed as in the tree of RELION."""
+    items = io.read_input_list(path, halves=False)
+    places = _places_in_tree([item.path for item in items])
     return [
-        Source(item.path, item.path.absolute().relative_to(top), item.pixel_size_angstrom)
-        for item in items
+        Source(item.path, below, item.pixel_size_angstrom)
+        for item, below in zip(items, places, strict=True)
     ]
+
+
+def _places_in_tree(paths: Sequence[Path]) -> list[Path]:
+    """Return the places of results that RELION's own jobs would give them.
+
+    `MotionCorr/job002/Movies/a.mrc` lies at `Movies/a.mrc` of a job, and so wherever other rows
+    of the list are: a longer list later leaves the results in their places. Where that does not
+    tell all apart, or says nothing, places start at the folder that the files have in common.
+    """
+    inside = [_inside_job(path) for path in paths]
+    places = [path for path in inside if path is not None]
+    if len(set(places)) == len(paths):
+        return places
+    top = os.path.commonpath([path.absolute().parent for path in paths])
+    return [path.absolute().relative_to(top) for path in paths]
+
+
+def _inside_job(path: Path) -> Path | None:
+    """Return the place of a file inside a job of RELION, if it lies in one."""
+    for at in range(len(path.parts) - 2, 0, -1):
+        if _JOB.fullmatch(path.parts[at]):
+            return Path(*path.parts[at + 1 :])
+    return None
 
 
 def plan_jobs(sources: Sequence[Source], out: Path, suffix: str) -> list[Job]:

@@ -147,6 +147,15 @@ class Ledger:
         io.write_text(self._out / CSV_NAME, spelt)
 
 
+def read_records(out: Path) -> dict[str, Record]:
+    """Return the records of a folder of results, keyed by output; none if there are no records.
+
+    Raises:
+        InputFileError: They are damaged.
+    """
+    return _read(out / JSON_NAME)
+
+
 def _read(path: Path) -> dict[str, Record]:
     if not path.exists():
         return {}

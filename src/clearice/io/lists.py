@@ -15,7 +15,7 @@ from clearice.types import InputItem
 LIST_SUFFIXES = (".star", ".cs")
 
 
-def read_input_list(path: Path) -> list[InputItem]:
+def read_input_list(path: Path, *, halves: bool = True) -> list[InputItem]:
     """Read a list of movies, or of micrographs with their halves.
 
     The paths of a list are relative to its project folder: tried are the current folder, the
@@ -26,6 +26,7 @@ def read_input_list(path: Path) -> list[InputItem]:
     Args:
         path: STAR file (`movies.star`, `corrected_micrographs.star`, `micrographs_ctf.star`, the
             motion metadata of a movie) or .cs file of exposures.
+        halves: Also find halves; without, they need not be there.
 
     Returns:
         One item for each row; single files may be missing.
@@ -38,6 +39,9 @@ def read_input_list(path: Path) -> list[InputItem]:
     if path.suffix.lower() not in readers:
         raise InputFileError(path, "is no STAR or .cs file", "give one of these")
     listing = readers[path.suffix.lower()](path)
+    if not halves:
+        listed = [replace(item, even=None, odd=None) for item in listing.items]
+        return resolve(path, listed)
     items = resolve(path, listing.items)
     return items if listing.movies else _with_halves_beside(items)
 

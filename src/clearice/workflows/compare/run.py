@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +30,7 @@ from clearice.workflows.compare.pool import Pool
 from clearice.workflows.compare.results import check_possible, gather
 from clearice.workflows.compare.variants import Cell, Variant, cells_of, variants_of
 from clearice.workflows.compare.yardsticks import FOLDER, Bar, baseline_scores, write_yardsticks
+from clearice.workflows.signals import sigterm_as_ctrl_c
 
 RESULTS_NAME = "results.json"
 PAGE_NAME = "report.html"
@@ -273,7 +271,7 @@ def run(
     if todo.about["split"] == Split.VALIDATION.value:
         say("no test micrographs: scored on validation micrographs, which chose the best weights")
     try:
-        with _sigterm_as_ctrl_c(), alone_in(todo.out, say) as lock:
+        with sigterm_as_ctrl_c(), alone_in(todo.out, say) as lock:
             write_yardsticks(todo.about, todo.out)
             baselines = baseline_scores(judge, todo.about, todo.out, bar)
             failures = _work(todo, Pool(devices, jobs_per_device, todo.out / "logs", [lock]), bar)
@@ -282,23 +280,6 @@ def run(
         raise TrainingInterruptedError(
             f"{todo.out}: stopped; what was trained is kept, and the same command goes on"
         ) from None
-
-
-@contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM, which batch systems send, stop everything as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _work(todo: ComparePlan, pool: Pool, bar: Bar) -> dict[str, str]:
