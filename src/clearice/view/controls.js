@@ -11,7 +11,12 @@ function announce() {
     if (here) button.scrollIntoView({ block: "nearest" });
     button.setAttribute("aria-current", here);
   }
-  $("cursor").textContent = "";
+  say();
+}
+
+function say(text) {
+  $("cursor").textContent = text || (inside ? "point at the micrograph for the position" : "point at the micrograph for position and values");
+  $("cursor").classList.toggle("soft", !text);
 }
 
 function refresh() {
@@ -60,7 +65,7 @@ function toggleList(open = "closed" in $("list").dataset) {
   $("menu").setAttribute("aria-expanded", open);
   draw();
 }
-const narrow = () => window.innerWidth <= 900;
+const narrow = () => window.innerWidth <= 1000;
 
 const KEYS = {
   ArrowLeft: () => go(-1), ArrowRight: () => go(1), " ": flip, s: toggleSlider, d: () => labels.length > 1 && change({ mode: state.mode === "side" ? "slider" : "side" }),
@@ -102,6 +107,7 @@ stage.addEventListener("pointerdown", (event) => {
   held.set(event.pointerId, [event.clientX, event.clientY]);
   stage.setPointerCapture(event.pointerId);
   stage.classList.add("held");
+  locate(event);
 });
 stage.addEventListener("pointermove", (event) => {
   if (!held.has(event.pointerId)) { locate(event); return; }
@@ -118,7 +124,7 @@ stage.addEventListener("pointermove", (event) => {
   zoomBy(apart(after) / apart(before), ...place({ clientX: middle(after, 0), clientY: middle(after, 1) }));
 });
 for (const kind of ["pointerup", "pointercancel"]) stage.addEventListener(kind, (event) => { held.delete(event.pointerId); if (!held.size) stage.classList.remove("held"); });
-stage.addEventListener("pointerleave", () => { if (!held.size) $("cursor").textContent = ""; });
+stage.addEventListener("pointerleave", () => { if (!held.size) say(); });
 stage.addEventListener("wheel", (event) => {
   event.preventDefault();
   zoomBy(2 ** (-clamp(event.deltaY * (event.deltaMode ? 30 : 1), -300, 300) / 300), ...place(event));
@@ -141,10 +147,10 @@ function locate(event) {
   if (!first || event.target === $("bar")) return;
   const at = camera(), [w, h] = paneSize(), [left, top] = place(event);
   const x = at.x + (left - w / 2) / at.zoom, y = at.y + (top - h / 2) / at.zoom;
-  if (x < 0 || y < 0 || x >= first.width || y >= first.height) { latest = null; $("cursor").textContent = ""; return; }
+  if (x < 0 || y < 0 || x >= first.width || y >= first.height) { latest = null; say(); return; }
   const column = Math.floor(x), row = first.height - 1 - Math.floor(y), size = first.pixel_size;
   latest = { m: shown, text: `x ${(column * size).toFixed(1)} Å, y ${(row * size).toFixed(1)} Å (px ${column}, ${row})`, across: x / first.width, down: y / first.height };
-  if (!latest.values) $("cursor").textContent = latest.text;
+  if (!latest.values) say(latest.text);
   askValues();
 }
 async function askValues() {
@@ -153,7 +159,7 @@ async function askValues() {
   const place = latest;
   try {
     const values = await ask(`value/${place.m}/${place.across.toFixed(9)}/${place.down.toFixed(9)}.json`);
-    if (latest === place) $("cursor").textContent = place.text + values.map((value, version) => value === null ? "" : ` · ${labels[version]} ${+value.toPrecision(5)}`).join("");
+    if (latest === place) say(place.text + values.map((value, version) => value === null ? "" : ` · ${labels[version]} ${+value.toPrecision(5)}`).join(""));
   } catch { /* the server has been stopped: the position stays */ }
   asking = false;
   if (latest !== place) askValues();

@@ -30,7 +30,7 @@ LOWPASSES = (0, 5, 10, 20, 40)
 # The 8 bits hold twice the range between the percentiles, so that contrast can be lowered too.
 RANGE = 2.0
 _CONTRAST = (0.005, 0.995)
-_SAMPLE = 1 << 20
+_SAMPLE = 1 << 18
 _WAVES = 3
 _BACKGROUND_PX = 128
 _RINGS = 128
@@ -62,9 +62,9 @@ def pyramid(
         pixel_size_angstrom: Å/px.
         look: Filters.
     """
-    image = pixels.flip(0)
+    image = pixels.flip(0)  # a copy
     if look.even:
-        image = image - background(image)
+        image -= background(image)
     if look.lowpass_angstrom:
         image = _lowpass(image, look.lowpass_angstrom / pixel_size_angstrom)
     pictures = [to_grey(image)]
@@ -94,8 +94,9 @@ def to_grey(image: Float[Tensor, "h w"]) -> UInt8[Tensor, "h w"]:
     sample = flat[:: max(1, flat.numel() // _SAMPLE)]
     low, high = torch.quantile(sample, torch.tensor(_CONTRAST).to(sample))
     span = RANGE * (high - low).clamp(min=torch.finfo(image.dtype).tiny)
-    grey = 255 * ((image - (low + high) / 2) / span + 0.5)
-    return grey.clamp(0, 255).round().to(torch.uint8)
+    grey = image * (255 / span)
+    grey += 127.5 - 255 * (low + high) / (2 * span)
+    return grey.clamp_(0, 255).round_().to(torch.uint8)
 
 
 def background(image: Float[Tensor, "h w"]) -> Float[Tensor, "h w"]:
@@ -107,7 +108,7 @@ def background(image: Float[Tensor, "h w"]) -> Float[Tensor, "h w"]:
     mirrored = torch.cat([wide, wide.flip(0)], 0)
     slow = (mirrored - highpass(mirrored, _WAVES / max(shape)))[: shape[0], : shape[1]]
     size = tuple(image.shape)
-    return functional.interpolate(slow[None, None], size, mode="bicubic", align_corners=False)[0, 0]
+    return functional.interpolate(slow[None, None], size, mode="bilinear")[0, 0]
 
 
 def _lowpass(image: Float[Tensor, "h w"], half_at_px: float) -> Float[Tensor, "h w"]:
@@ -123,15 +124,16 @@ def _lowpass(image: Float[Tensor, "h w"], half_at_px: float) -> Float[Tensor, "h
 def power_spectrum(pixels: Float[Tensor, "h w"]) -> Float[Tensor, "n n"]:
     """Return the power of a micrograph with frequency 0 in the middle and Nyquist at the edges.
 
-    It is the mean over overlapping squares of at most 512 px under a Hann window, so scaled that
-    white noise has its variance.
+    It is the mean over overlapping squares under a Hann window, of 512 px or, where few would fit,
+    256 px, so scaled that white noise has its variance.
 
     Args:
         pixels: The micrograph; its rows in any order.
 
     Source: Welch 1967, IEEE Trans. Audio Electroacoust. 15, 70–73.
     """
-    edge = min(SPECTRUM_PX, *pixels.shape)
+    edge = SPECTRUM_PX if min(pixels.shape) >= 4 * SPECTRUM_PX else SPECTRUM_PX // 2
+    edge = min(edge, *pixels.shape)
     edge -= edge % 2
     hann = torch.hann_window(edge, dtype=pixels.dtype)
     window = hann[:, None] * hann[None, :]

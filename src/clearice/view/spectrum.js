@@ -70,7 +70,8 @@ function drawProfile(versions, profiles) {
     parts.push(drawn("path", { class: "axis", d: `M${x} ${h - bottom}v4` }));
     parts.push(drawn("text", { x, y: h - bottom + 16, "text-anchor": "middle" }, resolution));
   }
-  parts.push(drawn("text", { x: (w + left) / 2, y: h - 8, "text-anchor": "middle" }, "resolution, Å; power a pixel"));
+  parts.push(drawn("text", { x: (w + left) / 2, y: h - 8, "text-anchor": "middle" }, "resolution, Å"));
+  parts.push(drawn("text", { x: w - right, y: top + 8, "text-anchor": "end" }, "mean power"));
   profiles.forEach((profile, place) => {
     const size = infos[versions[place]].pixel_size;
     const points = profile.frequency.map((frequency, k) => `${px(frequency / size).toFixed(1)} ${py(clamp(profile.log_power[k], low, high)).toFixed(1)}`);
