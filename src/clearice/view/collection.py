@@ -115,7 +115,7 @@ def _labels(inputs: Sequence[Path]) -> tuple[str, ...]:
         labels = ["/".join(path.parts[-parts:]) for path in paths]
         if len(set(labels)) == len(labels):
             return tuple(labels)
-    return tuple(f"{label} ({number})" for number, label in enumerate(labels, 1))
+    return tuple(f"{path.name} ({number})" for number, path in enumerate(paths, 1))
 
 
 def _nothing_in_common(inputs: Sequence[Path], versions: Sequence[dict[str, Source]]) -> str:
