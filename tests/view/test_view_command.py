@@ -84,6 +84,7 @@ def test_mistakes_are_one_line_with_a_way_out(
         (["a", "--port", "70000"], "port"),
         (["a", "--pixel-size", "0"], "pixel-size"),
         (["a", "--out", "missing/page.html"], "missing"),
+        (["a", "--out", "a/one.mrc"], "give one that ends in .html"),
     ]
     for arguments, told in cases:
         given = [
@@ -94,8 +95,7 @@ def test_mistakes_are_one_line_with_a_way_out(
         errors = capsys.readouterr().err.strip()
         assert told in errors
         assert len(errors.splitlines()) == 1 or "port" in told or "pixel" in told, errors
-    assert (a / "one.mrc").is_file()
-    assert (b / "two.mrc").is_file()
+    assert io.image_shape(a / "one.mrc") == io.image_shape(b / "two.mrc") == (1, 24, 32)
 
 
 def test_a_page_holds_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

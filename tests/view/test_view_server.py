@@ -195,6 +195,17 @@ def test_a_bad_micrograph_is_told_and_the_others_are_shown(tmp_path: Path) -> No
         assert "error" not in get_json(viewer, "info/1.json")[1], "a failure is not kept"
 
 
+def test_a_file_that_is_made_anew_is_read_anew(tmp_path: Path) -> None:
+    folders = write_folders(tmp_path)
+    with serving(folders) as viewer:
+        before = get_json(viewer, "info/0.json")[1]["stamp"]
+        old = get(viewer, "tile/0/1/1-0/0/0_0.png")[1]
+        write_image(folders[1] / "mic_a.mrc", torch.rand(600, 500))
+        info = get_json(viewer, "info/0.json")[1]
+        assert (info["width"], info["stamp"] != before) == (500, True)
+        assert get(viewer, f"tile/0/1/1-0/0/0_0.png?{info['stamp']}")[1] != old
+
+
 def test_a_taken_port_is_one_line(viewer: Viewer) -> None:
     with pytest.raises(OutputError, match="leave --port out"):
         Viewer(viewer.store, viewer.server_address[1])
@@ -204,10 +215,10 @@ def test_the_browser_is_opened_only_where_there_is_a_screen(
     viewer: Viewer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[str] = []
-    monkeypatch.setattr(server.webbrowser, "open", opened.append)
+    monkeypatch.setattr("webbrowser.open", opened.append)
     monkeypatch.setattr(Viewer, "serve_forever", lambda _: None)
     monkeypatch.setattr(Viewer, "server_close", lambda _: None)
-    monkeypatch.setattr(server.sys, "platform", "linux")
+    monkeypatch.setattr("platform.system", lambda: "Linux")
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
     server.serve(viewer, open_browser=True)
@@ -229,7 +240,7 @@ def test_each_value_is_made_once_and_the_oldest_goes() -> None:
         assert go.wait(10)
         return key * key
 
-    recent = Recent(make, 2)
+    recent = Recent(make, lambda _: 10, 25)
     found: list[int] = []
     threads = [threading.Thread(target=lambda: found.append(recent.get(3))) for _ in range(4)]
     for thread in threads:

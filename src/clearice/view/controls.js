@@ -63,6 +63,7 @@ function reset() { change({ lowpass: 0, even: true, brightness: 0, contrast: 0 }
 function toggleList(open = "closed" in $("list").dataset) {
   if (open) delete $("list").dataset.closed; else $("list").dataset.closed = "";
   $("menu").setAttribute("aria-expanded", open);
+  document.querySelector("nav ol button[aria-current=true]")?.scrollIntoView({ block: "nearest" });
   draw();
 }
 const narrow = () => window.innerWidth <= 1000;
@@ -94,6 +95,11 @@ document.addEventListener("keydown", (event) => {
 document.addEventListener("click", (event) => {
   if (event.detail > 0 && event.target.closest("button") && !$("help").open) $("stage").focus({ preventScroll: true });
 });
+
+let pointed = false;
+document.addEventListener("pointerdown", () => { pointed = true; }, true);
+document.addEventListener("keydown", () => { pointed = false; }, true);
+document.addEventListener("change", (event) => { if (pointed && event.target !== $("search")) stage.focus({ preventScroll: true }); });
 
 const held = new Map();
 function place(event) {
@@ -159,7 +165,7 @@ async function askValues() {
   const place = latest;
   try {
     const values = await ask(`value/${place.m}/${place.across.toFixed(9)}/${place.down.toFixed(9)}.json`);
-    if (latest === place) say(place.text + values.map((value, version) => value === null ? "" : ` · ${labels[version]} ${+value.toPrecision(5)}`).join(""));
+    if (latest === place) say(place.text + versionsShown().map((version) => values[version] === null ? "" : ` · ${labels[version]} ${+values[version].toPrecision(5)}`).join(""));
   } catch { /* the server has been stopped: the position stays */ }
   asking = false;
   if (latest !== place) askValues();

@@ -63,8 +63,10 @@ def write_page(store: Store, out: Path) -> Path:
 
     Raises:
         InputFileError: A micrograph cannot be read.
-        OutputError: The page would exceed 64 MiB, or cannot be written.
+        OutputError: It is not named as a page, would exceed 64 MiB, or cannot be written.
     """
+    if out.suffix.lower() not in {".html", ".htm"}:
+        raise OutputError(f"{out}: is no name of a page; give one that ends in .html")
     collection = store.collection
     inside: dict[str, Any] = {}
     size = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import secrets
 import socketserver
@@ -92,7 +93,7 @@ def serve(viewer: Viewer, *, open_browser: bool = False) -> None:
 
 def _has_screen() -> bool:
     """Tell whether a browser would have a window; one in the terminal is of no use."""
-    if sys.platform in {"win32", "darwin"}:
+    if platform.system() in {"Windows", "Darwin"}:
         return True
     return any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
 
@@ -166,7 +167,9 @@ class _Handler(BaseHTTPRequestHandler):
         return number < len(collection.names) and version < len(collection.labels)
 
     def _send(self, kind: str, content: bytes) -> bool:
-        self._answer(HTTPStatus.OK, kind, content, {"Cache-Control": "private, max-age=86400"})
+        # Addresses of pictures name the state of their file, those of numbers do not.
+        keep = "private, max-age=86400" if kind == _PNG else "no-store"
+        self._answer(HTTPStatus.OK, kind, content, {"Cache-Control": keep})
         return True
 
     def _send_json(self, value: Any) -> bool:

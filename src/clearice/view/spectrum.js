@@ -20,7 +20,7 @@ async function showSpectrum() {
   [one, two].forEach((image, place) => {
     const version = versions[place];
     if (version === undefined) image.removeAttribute("src");
-    else image.src = address(`spectrum/${m}/${version}.png`);
+    else image.src = address(`spectrum/${m}/${version}.png`, version);
     image.alt = version === undefined ? "" : `power spectrum of ${labels[version]}`;
   });
   $("halves").replaceChildren(...versions.slice(0, 2).map((version) => {

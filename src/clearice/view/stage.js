@@ -24,6 +24,7 @@ function camera() {
 async function show(m) {
   shown = state.m = m;
   announce();
+  $("busy").hidden = false;
   let found;
   try { found = await ask(`info/${m}.json`); } catch (error) { found = labels.map(() => ({ error: String(error.message || error) })); }
   if (shown !== m) return;
@@ -81,14 +82,14 @@ function tone() {
   for (const pane of panes) pane.canvas.style.filter = `brightness(${brightness}) contrast(${contrast})`;
 }
 
-function tileOf(name, wanted) {
-  let entry = tiles.get(name);
-  if (entry) { tiles.delete(name); tiles.set(name, entry); return entry.ready ? entry.image : null; }
+function tileOf(name, version, wanted) {
+  const source = address(name, version);
+  let entry = tiles.get(source);
+  if (entry) { tiles.delete(source); tiles.set(source, entry); return entry.ready ? entry.image : null; }
   if (!wanted) return null;
-  const source = address(name);
   if (!source) return null;
   entry = { image: new Image(), ready: false };
-  tiles.set(name, entry);
+  tiles.set(source, entry);
   while (tiles.size > MOST_TILES) tiles.delete(tiles.keys().next().value);
   waiting += 1;
   const done = (ready) => { entry.ready = ready; waiting -= 1; draw(); };
@@ -106,8 +107,7 @@ function draw() {
 
 function paint() {
   const first = reference();
-  $("busy").hidden = waiting === 0 && infos.length > 0;
-  if (!first) { for (const pane of panes) pane.canvas.width = pane.canvas.width; return; }
+  if (!first) { $("busy").hidden = infos.length > 0; for (const pane of panes) pane.canvas.width = pane.canvas.width; return; }
   const at = camera();
   for (const { box, canvas, versions } of panes) {
     const w = box.clientWidth, h = box.clientHeight, dense = window.devicePixelRatio || 1;
@@ -128,6 +128,7 @@ function paint() {
   $("bar").setAttribute("aria-valuenow", Math.round(state.cut));
   $("bar").setAttribute("aria-valuetext", `${labels[state.a]} ${Math.round(state.cut)} %, ${labels[state.b]} ${Math.round(100 - state.cut)} %`);
   showScale(at, first);
+  $("busy").hidden = waiting === 0;
   writeHash();
 }
 
@@ -157,7 +158,7 @@ function paintLevel(context, version, info, level, scale, left, top, put, wanted
   let complete = true;
   for (let row = Math.max(0, Math.floor(-top / edge)); row < rows && top + row * edge < context.canvas.height; row += 1)
     for (let column = Math.max(0, Math.floor(-left / edge)); column < columns && left + column * edge < context.canvas.width; column += 1) {
-      const image = tileOf(`tile/${shown}/${version}/${look}/${level}/${row}_${column}.png`, wanted);
+      const image = tileOf(`tile/${shown}/${version}/${look}/${level}/${row}_${column}.png`, version, wanted);
       if (image) found.push([image, row, column]); else complete = false;
     }
   if (!put && !complete) return false;

@@ -58,4 +58,4 @@ async function ask(name) {
   if (!answer.ok) throw new Error(await answer.text());
   return answer.json();
 }
-function address(name) { return inside ? inside[name] : name; }
+function address(name, version) { return inside ? inside[name] : `${name}?${infos[version].stamp}`; }

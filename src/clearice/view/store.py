@@ -7,7 +7,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from torch import Tensor
 
 from clearice import io
 from clearice.errors import ClearIceError
@@ -23,54 +25,79 @@ from clearice.view.images import (
     tile,
 )
 
-_Key = TypeVar("_Key", bound=Hashable)
+_Asked = TypeVar("_Asked", bound=Hashable)
 _Value = TypeVar("_Value")
 
 # Of 4096² pixels: 64 MiB each as numbers, 21 MiB as pictures.
-_MICROGRAPHS_KEPT = 6
-_PYRAMIDS_KEPT = 24
-_SPECTRA_KEPT = 64
+_KEPT_BYTES = 512 << 20
+_SPECTRA_BYTES = 16 << 20
+# Browsers ask for six things at a time, each of which needs several times the micrograph.
+_AT_A_TIME = 2
 # Noise hardly shrinks, however hard one tries.
 _PNG_EFFORT = 1
 
 
-class Recent(Generic[_Key, _Value]):
+class Recent(Generic[_Asked, _Value]):
     """The values used last; each is made once, however many threads ask for it.
 
     Args:
         make: Makes the value of a key.
-        most: How many are kept.
+        size: Bytes of a value.
+        most_bytes: How much is kept; the value used last always is.
     """
 
-    def __init__(self, make: Callable[[_Key], _Value], most: int) -> None:
+    def __init__(
+        self, make: Callable[[_Asked], _Value], size: Callable[[_Value], int], most_bytes: int
+    ) -> None:
         self._make = make
-        self._most = most
+        self._size = size
+        self._most_bytes = most_bytes
         self._lock = threading.Lock()
-        self._values: OrderedDict[_Key, Future[_Value]] = OrderedDict()
+        self._making: dict[_Asked, Future[_Value]] = {}
+        self._values: OrderedDict[_Asked, _Value] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._values)
 
-    def get(self, key: _Key) -> _Value:
+    def get(self, key: _Asked) -> _Value:
         """Return the value of a key; an error is raised to all who wait, and not kept."""
         with self._lock:
-            future = self._values.get(key)
+            if key in self._values:
+                self._values.move_to_end(key)
+                return self._values[key]
+            future = self._making.get(key)
             mine = future is None
             if future is None:
-                future = self._values[key] = Future()
-                while len(self._values) > self._most:
-                    self._values.popitem(last=False)
-            self._values.move_to_end(key)
+                future = self._making[key] = Future()
         if mine:
-            try:
-                future.set_result(self._make(key))
-            except BaseException as error:
-                with self._lock:
-                    if self._values.get(key) is future:
-                        del self._values[key]
-                future.set_exception(error)
-                raise
+            self._fulfil(key, future)
         return future.result()
+
+    def _fulfil(self, key: _Asked, future: Future[_Value]) -> None:
+        try:
+            value = self._make(key)
+        except BaseException as error:
+            with self._lock:
+                del self._making[key]
+            future.set_exception(error)
+            raise
+        with self._lock:
+            del self._making[key]
+            self._values[key] = value
+            while len(self._values) > 1 and self._bytes() > self._most_bytes:
+                self._values.popitem(last=False)
+        future.set_result(value)
+
+    def _bytes(self) -> int:
+        return sum(map(self._size, self._values.values()))
+
+
+class _Key(NamedTuple):
+    """A version of a micrograph, as it stands in its file now."""
+
+    number: int
+    version: int
+    stamp: str
 
 
 class Store:
@@ -84,9 +111,10 @@ class Store:
     def __init__(self, collection: Collection, pixel_size_angstrom: float | None = None) -> None:
         self.collection = collection
         self._pixel_size_angstrom = pixel_size_angstrom
-        self._micrographs = Recent(self._read, _MICROGRAPHS_KEPT)
-        self._pyramids = Recent(self._pictures, _PYRAMIDS_KEPT)
-        self._spectra = Recent(self._power, _SPECTRA_KEPT)
+        self._micrographs = Recent(self._read, lambda m: m.pixels.nbytes, _KEPT_BYTES)
+        self._pyramids = Recent(self._pictures, lambda p: sum(x.nbytes for x in p), _KEPT_BYTES)
+        self._spectra = Recent(self._power, lambda s: len(s[0]), _SPECTRA_BYTES)
+        self._turns = threading.BoundedSemaphore(_AT_A_TIME)
 
     def micrograph(self, number: int, version: int) -> Micrograph:
         """Return one version of a micrograph.
@@ -94,7 +122,7 @@ class Store:
         Raises:
             InputFileError: It cannot be read, or is no micrograph.
         """
-        return self._micrographs.get((number, version))
+        return self._micrographs.get(self._key(number, version))
 
     def info(self, number: int) -> list[dict[str, Any]]:
         """Return file, size, and levels of each version, or why it cannot be shown."""
@@ -114,13 +142,13 @@ class Store:
         part = tile(pictures[level], row, column)
         return io.encode_png(part, _PNG_EFFORT) if part.numel() else None
 
-    def pictures(self, number: int, version: int, look: Look) -> Any:
+    def pictures(self, number: int, version: int, look: Look) -> list[Tensor]:
         """Return the pictures of `clearice.view.images.pyramid`.
 
         Raises:
             InputFileError: The micrograph cannot be read.
         """
-        return self._pyramids.get((number, version, look))
+        return self._pyramids.get((self._key(number, version), look))
 
     def spectrum(self, number: int, version: int) -> tuple[bytes, dict[str, Any]]:
         """Return the power spectrum as PNG, and its radial mean.
@@ -128,7 +156,7 @@ class Store:
         Raises:
             InputFileError: The micrograph cannot be read.
         """
-        return self._spectra.get((number, version))
+        return self._spectra.get(self._key(number, version))
 
     def values(self, number: int, across: float, down: float) -> list[float | None]:
         """Return the pixel of each version at shares of its width and height; None outside.
@@ -165,22 +193,32 @@ class Store:
             "pixel_size": micrograph.pixel_size_angstrom,
             "assumed": micrograph.pixel_size_assumed,
             "levels": level_count(height, width),
+            "stamp": self._key(number, version).stamp,
         }
 
-    def _read(self, key: tuple[int, int]) -> Micrograph:
-        number, version = key
-        source = self.collection.files[number][version]
+    def _key(self, number: int, version: int) -> _Key:
+        """Return what changes with the file, so that a file made anew is read anew."""
+        try:
+            status = self.collection.files[number][version].path.stat()
+        except OSError:
+            return _Key(number, version, "")  # reading it says why
+        return _Key(number, version, f"{status.st_mtime_ns:x}-{status.st_size:x}")
+
+    def _read(self, key: _Key) -> Micrograph:
+        source = self.collection.files[key.number][key.version]
         return io.read_micrograph(
             source.path, self._pixel_size_angstrom or source.pixel_size_angstrom
         )
 
-    def _pictures(self, key: tuple[int, int, Look]) -> Any:
-        number, version, look = key
-        micrograph = self.micrograph(number, version)
-        return pyramid(micrograph.pixels, micrograph.pixel_size_angstrom, look)
+    def _pictures(self, asked: tuple[_Key, Look]) -> list[Tensor]:
+        key, look = asked
+        with self._turns:
+            micrograph = self._micrographs.get(key)
+            return pyramid(micrograph.pixels, micrograph.pixel_size_angstrom, look)
 
-    def _power(self, key: tuple[int, int]) -> tuple[bytes, dict[str, Any]]:
-        power = power_spectrum(self.micrograph(*key).pixels)
+    def _power(self, key: _Key) -> tuple[bytes, dict[str, Any]]:
+        with self._turns:
+            power = power_spectrum(self._micrographs.get(key).pixels)
         return io.encode_png(spectrum_picture(power)), radial_profile(power)
 
 
