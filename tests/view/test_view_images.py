@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from clearice.view import images
-from clearice.view.images import Look, power_spectrum, pyramid, radial_profile, tile
+from clearice.view.images import Look, level_count, picture, power_spectrum, radial_profile, tile
 
 PLAIN = Look(even=False)
 
@@ -23,32 +23,32 @@ def _grey(image: np.ndarray) -> np.ndarray:
 
 def test_levels_are_means_of_squares_with_the_top_row_first(generator: torch.Generator) -> None:
     pixels = torch.randn(768, 1024, generator=generator) + 50
-    levels = pyramid(pixels, 1.0, PLAIN)
     upright = pixels.numpy().astype(np.float64)[::-1]
-    assert len(levels) == images.level_count(768, 1024) == 2
-    for level, edge in ((0, 1), (1, 2)):
+    assert level_count(768, 1024) == 2
+    for level, edge in ((0, 1), (1, 2), (2, 4)):
         means = upright.reshape(768 // edge, edge, 1024 // edge, edge).mean((1, 3))
         # Percentiles are those of a sample.
-        assert np.abs(levels[level].numpy() - _grey(means)).max() <= 2
+        assert np.abs(picture(pixels, 1.0, PLAIN, level).numpy() - _grey(means)).max() <= 2
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (513, 40), (1025, 2049), (600, 1300)])
 def test_every_pixel_is_in_one_tile_of_each_level(height: int, width: int) -> None:
-    levels = pyramid(torch.arange(height * width).float().view(height, width), 1.0, PLAIN)
-    assert len(levels) == images.level_count(height, width)
-    assert max(levels[-1].shape) <= 512
-    for level, picture in enumerate(levels):
-        assert picture.shape == (-(-height // 2**level), -(-width // 2**level))
-        rows, columns = (-(-length // 512) for length in picture.shape)
-        strips = [torch.cat([tile(picture, r, c) for c in range(columns)], 1) for r in range(rows)]
-        assert torch.equal(torch.cat(strips), picture)
+    pixels = torch.arange(height * width).float().view(height, width)
+    levels = [picture(pixels, 1.0, PLAIN, level) for level in range(level_count(height, width))]
+    assert max(levels[-1].shape) <= 512 < max(height, width, 513)
+    for level, image in enumerate(levels):
+        assert image.shape == (-(-height // 2**level), -(-width // 2**level))
+        rows, columns = (-(-length // 512) for length in image.shape)
+        strips = [torch.cat([tile(image, r, c) for c in range(columns)], 1) for r in range(rows)]
+        assert torch.equal(torch.cat(strips), image)
     assert tile(levels[0], -(-height // 512), 0).numel() == 0
 
 
 def test_the_micrograph_is_left_as_it_is(generator: torch.Generator) -> None:
     pixels = torch.randn(600, 70, generator=generator)
     before = pixels.clone()
-    pyramid(pixels, 1.0, Look(True, 10))
+    for level in (0, 1):
+        picture(pixels, 1.0, Look(True, 10), level)
     assert torch.equal(pixels, before)
 
 
@@ -75,8 +75,19 @@ def test_half_of_the_amplitude_passes_at_the_low_pass(resolution: float) -> None
     assert float(middle.std() / wave[128:384, 128:384].std()) == pytest.approx(0.5, abs=0.005)
 
 
+def test_filters_of_means_are_means_of_what_is_filtered(generator: torch.Generator) -> None:
+    pixels = torch.randn(1024, 1024, generator=generator)
+    pixels += torch.linspace(0, 20, 1024)[:, None]
+    look = Look(True, 20)
+    evened = pixels.flip(0) - images.background(pixels.flip(0))
+    smooth = images._lowpass(evened, 20.0)
+    expected = smooth.view(256, 4, 256, 4).mean((1, 3))
+    shown = picture(pixels, 1.0, look, 2).float()
+    assert torch.corrcoef(torch.stack([expected.flatten(), shown.flatten()]))[0, 1] > 0.99
+
+
 def test_a_lowpass_wider_than_the_image_is_no_failure() -> None:
-    assert pyramid(torch.rand(3, 5), 0.5, Look(True, 40))[0].shape == (3, 5)
+    assert picture(torch.rand(3, 5), 0.5, Look(True, 40), 0).shape == (3, 5)
 
 
 def test_white_noise_has_its_variance_at_every_frequency(generator: torch.Generator) -> None:

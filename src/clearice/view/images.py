@@ -49,43 +49,45 @@ class Look:
     lowpass_angstrom: float = 0
 
 
-def pyramid(
-    pixels: Float[Tensor, "h w"], pixel_size_angstrom: float, look: Look
-) -> list[UInt8[Tensor, "ph pw"]]:
-    """Return pictures of a micrograph, each of half the size, down to 512 px.
+def picture(
+    pixels: Float[Tensor, "h w"], pixel_size_angstrom: float, look: Look, level: int
+) -> UInt8[Tensor, "ph pw"]:
+    """Return a picture of a micrograph, whose pixels are means of squares of 2^level px.
 
-    Grey 64 to 191 is the range from the 0.5 to the 99.5 percentile of that picture: averaging
-    takes noise away, so that one range would not do for all.
+    Filters work on the means, which is faster. Grey 64 to 191 is the range from the 0.5 to the
+    99.5 percentile of that picture: averaging takes noise away, so that one range would not do for
+    all levels.
 
     Args:
         pixels: The micrograph, the bottom row first.
         pixel_size_angstrom: Å/px.
         look: Filters.
+        level: From 0, each half as large.
     """
+    edge = 2**level
     image = pixels.flip(0)  # a copy
+    if level:
+        kernel = [min(edge, length) for length in image.shape]
+        image = functional.avg_pool2d(image[None, None], kernel, ceil_mode=True)[0, 0]
     if look.even:
         image -= background(image)
     if look.lowpass_angstrom:
-        image = _lowpass(image, look.lowpass_angstrom / pixel_size_angstrom)
-    pictures = [to_grey(image)]
-    while max(image.shape) > TILE_PX:
-        image = functional.avg_pool2d(image[None, None], 2, ceil_mode=True)[0, 0]
-        pictures.append(to_grey(image))
-    return pictures
+        image = _lowpass(image, look.lowpass_angstrom / (pixel_size_angstrom * edge))
+    return to_grey(image)
 
 
 def level_count(height: int, width: int) -> int:
-    """Return how many pictures `pyramid` makes."""
+    """Return how many levels there are: the last one is at most 512 px wide and high."""
     levels = 1
     while max(height, width) > TILE_PX:
         height, width, levels = -(-height // 2), -(-width // 2), levels + 1
     return levels
 
 
-def tile(picture: UInt8[Tensor, "h w"], row: int, column: int) -> UInt8[Tensor, "th tw"]:
+def tile(image: UInt8[Tensor, "h w"], row: int, column: int) -> UInt8[Tensor, "th tw"]:
     """Return one of the tiles of 512 px from the upper left on; those at the edges are smaller."""
     top, left = row * TILE_PX, column * TILE_PX
-    return picture[top : top + TILE_PX, left : left + TILE_PX]
+    return image[top : top + TILE_PX, left : left + TILE_PX]
 
 
 def to_grey(image: Float[Tensor, "h w"]) -> UInt8[Tensor, "h w"]:
@@ -124,8 +126,8 @@ def _lowpass(image: Float[Tensor, "h w"], half_at_px: float) -> Float[Tensor, "h
 def power_spectrum(pixels: Float[Tensor, "h w"]) -> Float[Tensor, "n n"]:
     """Return the power of a micrograph with frequency 0 in the middle and Nyquist at the edges.
 
-    It is the mean over overlapping squares under a Hann window, of 512 px or, where few would fit,
-    256 px, so scaled that white noise has its variance.
+    It is the mean over squares under a Hann window, of 512 px or, where few would fit, 256 px, so
+    scaled that white noise has its variance. They overlap by half where there are under 64.
 
     Args:
         pixels: The micrograph; its rows in any order.
@@ -137,7 +139,8 @@ def power_spectrum(pixels: Float[Tensor, "h w"]) -> Float[Tensor, "n n"]:
     edge -= edge % 2
     hann = torch.hann_window(edge, dtype=pixels.dtype)
     window = hann[:, None] * hann[None, :]
-    step = max(edge // 2, 1)
+    # Overlap makes the most of few squares.
+    step = edge if pixels.numel() >= 64 * edge**2 else max(edge // 2, 1)
     total = torch.zeros(edge, edge // 2 + 1, dtype=torch.float64)
     strips = pixels.unfold(0, edge, step)
     for strip in strips:

@@ -12,7 +12,7 @@ import jinja2
 from clearice import __version__, io
 from clearice.errors import OutputError
 from clearice.view.collection import Collection
-from clearice.view.images import LOWPASSES, TILE_PX, Look, tile
+from clearice.view.images import LOWPASSES, TILE_PX, Look, level_count, tile
 from clearice.view.store import Store
 
 _HERE = Path(__file__).parent
@@ -86,13 +86,12 @@ def write_page(store: Store, out: Path) -> Path:
 def _inside(store: Store, number: int) -> dict[str, Any]:
     """Return all that a page needs of one micrograph."""
     found: dict[str, Any] = {}
-    versions = range(len(store.collection.labels))
-    for version in versions:
-        store.micrograph(number, version)  # an error is better told now than shown in the page
-        pictures = store.pictures(number, version, _LOOK)
-        for level, picture in enumerate(pictures):
-            if max(picture.shape) > _PAGE_PX:
+    for version in range(len(store.collection.labels)):
+        shape = store.micrograph(number, version).pixels.shape
+        for level in range(level_count(*shape)):
+            if max(shape) > _PAGE_PX << level:
                 continue
+            picture = store.picture(number, version, _LOOK, level)
             for row in range(-(-picture.shape[0] // TILE_PX)):
                 for column in range(-(-picture.shape[1] // TILE_PX)):
                     key = f"tile/{number}/{version}/1-0/{level}/{row}_{column}.png"

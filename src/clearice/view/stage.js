@@ -2,7 +2,8 @@
 let infos = [], shown = -1;
 const tiles = new Map();
 const MOST_TILES = 800;
-let waiting = 0, drawing = false;
+let waiting = 0, drawing = false, ahead = true;
+const levelShown = [];
 const panes = [];
 
 function reference() { return infos.find((info) => !info.error); }
@@ -37,8 +38,27 @@ async function show(m) {
   $("trouble").textContent = bad.map((info) => info.error).join("\n");
   build();
   if (state.fft) showSpectrum();
-  if (!inside) for (const next of [m + 1, m - 1]) if (names[next] !== undefined) fetch(`info/${next}.json`).catch(() => {});
+  ahead = false;
 }
+
+// Lets the server make the neighbours' pictures while this micrograph is looked at.
+async function readAhead() {
+  ahead = true;
+  const m = shown, look = lookName();
+  for (const next of [m + 1, m - 1]) {
+    if (names[next] === undefined || shown !== m) continue;
+    try {
+      const found = await ask(`info/${next}.json`);
+      for (const version of versionsShown()) {
+        if (found[version].error || shown !== m) continue;
+        const coarsest = found[version].levels - 1;
+        for (const level of new Set([coarsest, Math.min(coarsest, levelShown[version] ?? coarsest)]))
+          await fetch(`tile/${next}/${version}/${look}/${level}/0_0.png?${found[version].stamp}`);
+      }
+    } catch { return; }
+  }
+}
+function lookName() { return `${state.even ? 1 : 0}-${state.lowpass}`; }
 
 function versionsShown() {
   if (state.mode === "one") return [state.a];
@@ -129,6 +149,7 @@ function paint() {
   $("bar").setAttribute("aria-valuetext", `${labels[state.a]} ${Math.round(state.cut)} %, ${labels[state.b]} ${Math.round(100 - state.cut)} %`);
   showScale(at, first);
   $("busy").hidden = waiting === 0;
+  if (waiting === 0 && !ahead && !inside) readAhead();
   writeHash();
 }
 
@@ -140,6 +161,7 @@ function paintVersion(context, version, at, first, dense) {
   const left = context.canvas.width / 2 - at.x * at.zoom * dense, top = context.canvas.height / 2 - at.y * at.zoom * dense;
   const coarsest = info.levels - 1;
   const level = clamp(Math.floor(Math.log2(1 / scale) + 1e-6), info.first_level || 0, coarsest);
+  levelShown[version] = level;
   context.imageSmoothingEnabled = scale < 2;
   context.imageSmoothingQuality = "high";
   context.beginPath();
@@ -154,7 +176,7 @@ function paintVersion(context, version, at, first, dense) {
 function paintLevel(context, version, info, level, scale, left, top, put, wanted = put) {
   const edge = data.tile * 2 ** level * scale, found = [];
   const columns = Math.ceil(info.width / (data.tile * 2 ** level)), rows = Math.ceil(info.height / (data.tile * 2 ** level));
-  const look = `${state.even ? 1 : 0}-${state.lowpass}`;
+  const look = lookName();
   let complete = true;
   for (let row = Math.max(0, Math.floor(-top / edge)); row < rows && top + row * edge < context.canvas.height; row += 1)
     for (let column = Math.max(0, Math.floor(-left / edge)); column < columns && left + column * edge < context.canvas.width; column += 1) {

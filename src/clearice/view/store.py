@@ -18,8 +18,8 @@ from clearice.view.collection import Collection, find_collection
 from clearice.view.images import (
     Look,
     level_count,
+    picture,
     power_spectrum,
-    pyramid,
     radial_profile,
     spectrum_picture,
     tile,
@@ -112,7 +112,7 @@ class Store:
         self.collection = collection
         self._pixel_size_angstrom = pixel_size_angstrom
         self._micrographs = Recent(self._read, lambda m: m.pixels.nbytes, _KEPT_BYTES)
-        self._pyramids = Recent(self._pictures, lambda p: sum(x.nbytes for x in p), _KEPT_BYTES)
+        self._levels = Recent(self._level, lambda p: p.nbytes, _KEPT_BYTES)
         self._spectra = Recent(self._power, lambda s: len(s[0]), _SPECTRA_BYTES)
         self._turns = threading.BoundedSemaphore(_AT_A_TIME)
 
@@ -136,19 +136,18 @@ class Store:
         Raises:
             InputFileError: The micrograph cannot be read.
         """
-        pictures = self.pictures(number, version, look)
-        if level >= len(pictures):
+        if level >= level_count(*self.micrograph(number, version).pixels.shape):
             return None
-        part = tile(pictures[level], row, column)
+        part = tile(self.picture(number, version, look, level), row, column)
         return io.encode_png(part, _PNG_EFFORT) if part.numel() else None
 
-    def pictures(self, number: int, version: int, look: Look) -> list[Tensor]:
-        """Return the pictures of `clearice.view.images.pyramid`.
+    def picture(self, number: int, version: int, look: Look, level: int) -> Tensor:
+        """Return a picture of `clearice.view.images.picture`.
 
         Raises:
             InputFileError: The micrograph cannot be read.
         """
-        return self._pyramids.get((self._key(number, version), look))
+        return self._levels.get((self._key(number, version), look, level))
 
     def spectrum(self, number: int, version: int) -> tuple[bytes, dict[str, Any]]:
         """Return the power spectrum as PNG, and its radial mean.
@@ -210,15 +209,16 @@ class Store:
             source.path, self._pixel_size_angstrom or source.pixel_size_angstrom
         )
 
-    def _pictures(self, asked: tuple[_Key, Look]) -> list[Tensor]:
-        key, look = asked
+    def _level(self, asked: tuple[_Key, Look, int]) -> Tensor:
+        key, look, level = asked
+        micrograph = self._micrographs.get(key)
         with self._turns:
-            micrograph = self._micrographs.get(key)
-            return pyramid(micrograph.pixels, micrograph.pixel_size_angstrom, look)
+            return picture(micrograph.pixels, micrograph.pixel_size_angstrom, look, level)
 
     def _power(self, key: _Key) -> tuple[bytes, dict[str, Any]]:
+        pixels = self._micrographs.get(key).pixels
         with self._turns:
-            power = power_spectrum(self._micrographs.get(key).pixels)
+            power = power_spectrum(pixels)
         return io.encode_png(spectrum_picture(power)), radial_profile(power)
 
 
