@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -123,3 +124,13 @@ def test_a_page_that_would_be_too_large_is_refused(
     assert run(["view", str(raw), "--out", str(tmp_path / "page.html")]) == 2
     assert "micrograph 1 of 2; give fewer" in capsys.readouterr().err
     assert not (tmp_path / "page.html").exists()
+
+
+def test_every_part_of_the_page_is_installed() -> None:
+    room = Path(page.__file__).parent
+    settings = tomllib.loads((room.parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = settings["tool"]["setuptools"]["package-data"]["clearice"]
+    parts = [path for path in room.iterdir() if path.is_file() and path.suffix != ".py"]
+    assert len(parts) >= 6
+    for part in parts:
+        assert any(part.relative_to(room.parent).match(pattern) for pattern in patterns), part

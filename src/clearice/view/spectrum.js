@@ -21,6 +21,8 @@ async function showSpectrum() {
     const version = versions[place];
     if (version === undefined) image.removeAttribute("src");
     else image.src = address(`spectrum/${m}/${version}.png`, version);
+    // The same frequency at the same place, whatever the pixel sizes.
+    image.style.transform = version === undefined ? "" : `scale(${infos[versions[0]].pixel_size / infos[version].pixel_size})`;
     image.alt = version === undefined ? "" : `power spectrum of ${labels[version]}`;
   });
   $("halves").replaceChildren(...versions.slice(0, 2).map((version) => {
