@@ -695,6 +695,39 @@ def report(*sources: Path, out: Out = Path("report.html")) -> None:
 
 
 @app.command
+def view(
+    *inputs: Path,
+    out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
+    pixel_size: Annotated[float | None, Parameter(validator=validators.Number(gt=0))] = None,
+    port: Annotated[int, Parameter(validator=validators.Number(gte=0, lte=65535))] = 0,
+    open: bool = True,  # noqa: A002  (the option's name)
+) -> None:
+    """Look at micrographs in the browser, versions of the same name compared.
+
+    Example: clearice view micrographs denoised
+    Example: clearice view 'halves/*_even.mrc' 'halves/*_odd.mrc' --no-open --port 8123
+    Example: clearice view raw.mrc denoised.mrc --out page.html
+
+    Args:
+        inputs: Files, folders, quoted patterns or STAR lists; each is one version.
+        out: Write one page with a few micrographs inside, instead of serving all.
+        pixel_size: Å/px; overrides lists and headers.
+        port: Of this machine, where the page is served (default: any that is free).
+        open: Open the browser.
+    """
+    from clearice import view as room
+    from clearice.console import say
+
+    store = room.open_store(inputs, pixel_size, say)
+    if out is not None:
+        print(f"page: {room.write_page(store, out)}")
+        return
+    viewer = room.Viewer(store, port)
+    print(f"view: {viewer.address} (Ctrl-C stops it)", flush=True)
+    room.serve(viewer, open_browser=open)
+
+
+@app.command
 def compare(
     dataset: Path,
     /,

@@ -24,7 +24,7 @@ from clearice.io.images import image_shape, open_movie, read_image, read_microgr
 from clearice.io.lists import LIST_SUFFIXES, read_input_list
 from clearice.io.mdoc import Mdoc, find_mdoc, read_mdoc
 from clearice.io.mrc import read_stack, write_mrc
-from clearice.io.png import write_png
+from clearice.io.png import encode_jpeg, encode_png, write_png
 from clearice.io.sections import PixelSizeFallback, same_pixel_size
 from clearice.io.stacks import copy_crop
 from clearice.io.star import read_star, write_coordinates, write_star
@@ -41,6 +41,8 @@ __all__ = [
     "atomic_path",
     "copy_crop",
     "copy_file",
+    "encode_jpeg",
+    "encode_png",
     "ensure_folder",
     "find_mdoc",
     "image_shape",

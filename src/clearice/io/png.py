@@ -1,4 +1,4 @@
-"""Grey PNG images, through `imagecodecs`."""
+"""Grey PNG images, and pictures for pages, through `imagecodecs`."""
 
 from __future__ import annotations
 
@@ -85,12 +85,35 @@ def write_png(path: Path, image: UInt8[Tensor, "rows columns"]) -> None:
     Raises:
         OutputError: It cannot be written.
     """
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(encode_png(image.flip(0)))
+
+
+def encode_png(upright: UInt8[Tensor, "rows columns"], effort: int | None = None) -> bytes:
+    """Return a grey picture, its top row first, as the content of a PNG file.
+
+    Args:
+        upright: The picture.
+        effort: Of the compression, 0 to 9 (default: zlib's).
+    """
     # Slow to import, and seldom needed.
     import imagecodecs
 
-    upright = np.ascontiguousarray(image.numpy()[::-1])
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(imagecodecs.png_encode(upright))
+    return bytes(imagecodecs.png_encode(np.ascontiguousarray(upright.numpy()), level=effort))
+
+
+def encode_jpeg(upright: UInt8[Tensor, "rows columns"], quality: int = 90) -> bytes:
+    """Return a grey picture, its top row first, as the content of a JPEG file.
+
+    Args:
+        upright: The picture.
+        quality: 1 to 100.
+    """
+    # Slow to import, and seldom needed.
+    import imagecodecs
+
+    pixels = np.ascontiguousarray(upright.numpy())
+    return bytes(imagecodecs.jpeg8_encode(pixels, level=quality))
 
 
 def _check_chunks(content: bytes) -> None:
