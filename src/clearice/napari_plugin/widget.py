@@ -38,24 +38,32 @@ class _Panel:
         from superqt.utils import ensure_main_thread
 
         self._worker: Any = None
-        self._layer = widgets.create_widget(annotation="napari.layers.Image", label="layer")
+        self._layer = widgets.create_widget(
+            annotation="napari.layers.Image", name="layer", label="layer"
+        )
         self._model = widgets.FileEdit(
             mode="r",
             filter="Models (*.safetensors)",
+            name="model",
             label="model",
             tooltip="A model file, or the folder of a run",
         )
         gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-        self._device = widgets.ComboBox(choices=["auto", "cpu", *gpus], label="device")
-        self._tile = widgets.ComboBox(choices=list(_TILES), label="tile")
+        self._device = widgets.ComboBox(
+            choices=["auto", "cpu", *gpus], name="device", label="device"
+        )
+        self._tile = widgets.ComboBox(choices=list(_TILES), name="tile", label="tile")
         self._images = widgets.ComboBox(
-            choices=[work.SHOWN, work.EACH, work.MEAN], label="of a stack"
+            choices=[work.SHOWN, work.EACH, work.MEAN], name="images", label="of a stack"
         )
         self._restore = widgets.CheckBox(
-            text="restore amplitude", tooltip="By the model's calibration", enabled=False
+            name="restore",
+            text="restore amplitude",
+            tooltip="By the model's calibration",
+            enabled=False,
         )
-        self._button = widgets.PushButton(text=_START)
-        self._status = widgets.Label(value="choose a model")
+        self._button = widgets.PushButton(name="run", text=_START)
+        self._status = widgets.Label(name="status", value="choose a model")
         self.container = widgets.Container(
             widgets=[
                 *(self._layer, self._model, self._device, self._tile, self._images),
