@@ -57,10 +57,10 @@ def test_a_layer_becomes_a_denoised_one(
     image = 20 + smooth_image(generator, 64)
     layer = _open(viewer, write_image(tmp_path / "mic.mrc", image))
     model = write_model(tmp_path / "model.safetensors")
-    panel.model.value = model
+    panel.fields.model.value = model
     assert panel.status.value == "cnn3, trained at 1.5 Å/px"
-    assert not panel.restore.enabled
-    panel.device.value = "cpu"
+    assert not panel.fields.restore.enabled
+    panel.fields.device.value = "cpu"
     _run(panel, qtbot)
     assert panel.status.value == "done"
     denoised = viewer.layers["mic denoised"]
@@ -76,8 +76,8 @@ def test_the_mean_of_a_movie(
 ) -> None:
     frames = torch.randn(4, 40, 48, generator=generator)
     _open(viewer, write_movie(tmp_path / "movie.mrc", frames))
-    panel.model.value = write_model(tmp_path / "model.safetensors")
-    panel.device.value, panel.images.value = "cpu", MEAN
+    panel.fields.model.value = write_model(tmp_path / "model.safetensors")
+    panel.fields.device.value, panel.fields.images.value = "cpu", MEAN
     _run(panel, qtbot)
     denoised = viewer.layers["movie denoised"]
     assert denoised.data.shape == (40, 48)
@@ -90,11 +90,11 @@ def test_mistakes_are_one_line_in_the_panel(
     panel.run.changed.emit(True)
     assert "open a micrograph" in panel.status.value
     _open(viewer, write_image(tmp_path / "mic.mrc", smooth_image(generator, 32)))
-    panel.model.value = tmp_path / "none.safetensors"
+    panel.fields.model.value = tmp_path / "none.safetensors"
     _run(panel, qtbot)
     assert "none.safetensors: does not exist" in panel.status.value
     (tmp_path / "text.safetensors").write_text("no model")
-    panel.model.value = tmp_path / "text.safetensors"
+    panel.fields.model.value = tmp_path / "text.safetensors"
     assert "is no clearice model" in panel.status.value
     assert len(viewer.layers) == 1
 
@@ -103,8 +103,8 @@ def test_it_can_be_stopped(
     tmp_path: Path, viewer: Any, panel: Any, qtbot: Any, generator: torch.Generator
 ) -> None:
     _open(viewer, write_image(tmp_path / "mic.mrc", smooth_image(generator, 512)))
-    panel.model.value = write_model(tmp_path / "model.safetensors", "unet-small")
-    panel.device.value, panel.tile.value = "cpu", "256 px"
+    panel.fields.model.value = write_model(tmp_path / "model.safetensors", "unet-small")
+    panel.fields.device.value, panel.fields.tile.value = "cpu", "256 px"
     panel.run.changed.emit(True)
     panel.run.changed.emit(True)
     qtbot.waitUntil(lambda: panel.run.text == "Denoise", timeout=20_000)

@@ -32,7 +32,7 @@ def test_an_image_is_denoised_as_by_the_command(model: Path, generator: torch.Ge
     expected = Denoiser(model, CPU, 32)(image)
     np.testing.assert_array_equal(result.pixels, expected.numpy())
     assert result.caveats == ()
-    assert said[-1] == "6 tiles done"
+    assert said[-1] == "tile 6 done"
 
 
 def test_of_a_stack_one_each_or_the_mean(model: Path, generator: torch.Generator) -> None:
@@ -44,9 +44,11 @@ def test_of_a_stack_one_each_or_the_mean(model: Path, generator: torch.Generator
         EACH: torch.stack([denoiser(image) for image in images]),
         MEAN: denoiser(images.double().mean(0).float()),
     }
+    said: list[str] = []
     for images_of, wanted in expected.items():
         request = Request("mics", stack, None, model, "cpu", images=images_of, shown=1)
-        np.testing.assert_array_equal(denoise(request, _silent).pixels, wanted.numpy())
+        np.testing.assert_array_equal(denoise(request, said.append).pixels, wanted.numpy())
+    assert "image 3 of 3, tile 1 done" in said
 
 
 def test_another_pixel_size_is_said(model: Path, generator: torch.Generator) -> None:
@@ -83,10 +85,10 @@ def test_it_stops_after_a_tile(model: Path, generator: torch.Generator) -> None:
 
     def stop_at_the_second(text: str) -> None:
         said.append(text)
-        if text == "2 tiles done":
+        if text == "tile 2 done":
             raise StoppedError
 
     image = torch.randn(64, 64, generator=generator).numpy()
     with pytest.raises(StoppedError):
         denoise(Request("mic", image, None, model, "cpu", tile=16), stop_at_the_second)
-    assert said[-1] == "2 tiles done"
+    assert said[-1] == "tile 2 done"

@@ -63,14 +63,18 @@ class _Panel:
             enabled=False,
         )
         self._button = widgets.PushButton(name="run", text=_START)
-        self._status = widgets.Label(name="status", value="choose a model")
-        self.container = widgets.Container(
+        # Not a label, which could not break the long path in an error.
+        self._status = widgets.TextEdit(name="status", value="choose a model")
+        fields = widgets.Container(
+            name="fields",
             widgets=[
-                *(self._layer, self._model, self._device, self._tile, self._images),
-                *(self._restore, self._button, self._status),
-            ]
+                *(self._layer, self._model, self._device, self._tile, self._images, self._restore)
+            ],
         )
-        self._status.native.setWordWrap(True)
+        self.container = widgets.Container(
+            widgets=[fields, self._button, self._status], labels=False
+        )
+        self._status.native.setReadOnly(True)
         # Called by the worker's thread, done by that of the widgets.
         self._say_soon = ensure_main_thread(self._say)
         # Signals hold methods weakly: as closures they keep the panel as long as its widgets.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -90,11 +90,11 @@ def denoise(request: Request, tick: Callable[[str], None]) -> Denoised:
         image = pixels if len(pixels.shape) == 2 else pixels[request.shown]
         result = _denoise_one(request.name, image, denoiser)
     elif request.images == MEAN:
-        result = _denoise_one(request.name, _mean(pixels), denoiser)
+        result = _denoise_one(request.name, _mean(pixels, tick), denoiser)
     else:
         images = []
         for index, image in enumerate(pixels):
-            ticker.where = f"image {index + 1} of {len(pixels)}, "
+            ticker.begin(f"image {index + 1} of {len(pixels)}, ")
             images.append(_denoise_one(request.name, image, denoiser))
         result = np.stack(images)
     size = request.pixel_size_angstrom
@@ -113,25 +113,28 @@ def _denoise_one(name: str, image: Any, denoiser: Denoiser) -> Array:
     return denoiser(pixels).numpy()
 
 
-def _mean(stack: Any) -> Array:
+def _mean(stack: Any, tick: Callable[[str], None]) -> Array:
     total = np.zeros(stack.shape[1:], np.float64)
     for index in range(len(stack)):
         total += np.asarray(stack[index])
+        tick(f"image {index + 1} of {len(stack)} read")
     return total / len(stack)
 
 
 class _Ticker:
     """Counts the tiles of a denoiser."""
 
-    _START: Final = ""
-
     def __init__(self, denoiser: Denoiser, tick: Callable[[str], None]) -> None:
-        self.where = self._START
         self._tick = tick
-        self._done = 0
+        self.begin("")
         tick("model loaded")
         denoiser.network.register_forward_hook(self._count)
 
+    def begin(self, image: str) -> None:
+        """Count anew, for an image that is called so."""
+        self._image = image
+        self._done = 0
+
     def _count(self, _network: torch.nn.Module, _given: Any, _output: Tensor) -> None:
         self._done += 1
-        self._tick(f"{self.where}{self._done} tiles done")
+        self._tick(f"{self._image}tile {self._done} done")
