@@ -90,6 +90,8 @@ def test_mistakes_are_one_line_in_the_panel(
     panel.run.changed.emit(True)
     assert "open a micrograph" in panel.status.value
     _open(viewer, write_image(tmp_path / "mic.mrc", smooth_image(generator, 32)))
+    panel.run.changed.emit(True)
+    assert "choose a model" in panel.status.value
     panel.fields.model.value = tmp_path / "none.safetensors"
     _run(panel, qtbot)
     assert "none.safetensors: does not exist" in panel.status.value

@@ -22,6 +22,8 @@ _TILES: Final = {
     **{f"{edge} px": edge for edge in (256, 512, 1024, 2048, 4096)},
 }
 _START, _STOP = "Denoise", "Stop"
+# What the field gives while it is empty.
+_NO_MODEL: Final = Path()
 
 
 def denoise_widget() -> Any:
@@ -87,7 +89,7 @@ class _Panel:
     def _look_at(self, model: Path) -> None:
         """Say what a model is, once its path is whole."""
         self._restore.enabled = False
-        if not model.exists():
+        if model == _NO_MODEL or not model.exists():
             return
         try:
             info = load_info(model)
@@ -127,6 +129,8 @@ class _Panel:
             raise UserError("open a micrograph first, or choose its layer")
         if layer.rgb:
             raise UserError(f"layer '{layer.name}': has colours; choose a grey one")
+        if self._model.value == _NO_MODEL:
+            raise UserError("choose a model file, or type the folder of a run")
         pixels = layer.data[0] if layer.multiscale else layer.data
         return work.Request(
             name=layer.name,
@@ -156,14 +160,14 @@ class _Panel:
 
     def _show(self, layer: Any, result: work.Denoised | str) -> None:
         """Add the result to the viewer, with the layer's scale and metadata."""
-        import napari
+        from napari import current_viewer
+        from napari.layers import Image
 
         if not isinstance(result, work.Denoised):
             self._say(result)
             return
         ndim = result.pixels.ndim
-        viewer = napari.current_viewer()
-        viewer.add_image(
+        denoised = Image(
             result.pixels,
             name=f"{layer.name} denoised",
             scale=layer.scale[-ndim:],
@@ -172,6 +176,7 @@ class _Panel:
             metadata={**layer.metadata, "clearice": f"denoised ({result.label})"},
             contrast_limits=contrast_of(result.pixels if ndim == 2 else result.pixels[0]),
         )
+        current_viewer().add_layer(denoised)
         self._say("; ".join(("done", *result.caveats)))
 
     def _end(self) -> None:
@@ -183,8 +188,7 @@ class _Panel:
 
 def _shown_image(layer: Any) -> int:
     """Return the number of the image of a stack that the viewer shows."""
-    import napari
+    from napari import current_viewer
 
-    viewer = napari.current_viewer()
-    point = layer.world_to_data(viewer.dims.point)
+    point = layer.world_to_data(current_viewer().dims.point)
     return int(min(max(round(float(point[0])), 0), layer.data.shape[0] - 1))
