@@ -27,6 +27,7 @@ def test_weights_and_info_round_trip(tmp_path: Path, network: str) -> None:
     path = write_model(tmp_path / "model.safetensors", network, gain=0.3)
     loaded, info = checkpoint.load_model(path)
     assert info == model_info(network, 0.3)
+    assert checkpoint.load_info(path) == info
     assert not loaded.training
     state = loaded.state_dict()
     for name, value in random_weights(network).items():

@@ -118,11 +118,12 @@ def save(
         temporary.write_bytes(serialise(tensors, metadata={_HEADER_KEY: json.dumps(header)}))
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read(path: Path, *, with_tensors: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as handle:
             header = json.loads((handle.metadata() or {})[_HEADER_KEY])
-            return {name: handle.get_tensor(name) for name in handle.keys()}, header  # noqa: SIM118
+            names = handle.keys() if with_tensors else ()
+            return {name: handle.get_tensor(name) for name in names}, header
     except FileNotFoundError:
         raise CheckpointError(f"{path}: does not exist; train first, or check --model") from None
     except (SafetensorError, OSError, KeyError, ValueError) as error:
@@ -166,6 +167,19 @@ def load_model(model: Path) -> tuple[nn.Module, ModelInfo]:
     except (UnknownNameError, ConfigError, RuntimeError) as error:
         raise _misfit(path, error) from None
     return network.eval(), info
+
+
+def load_info(model: Path) -> ModelInfo:
+    """Read what to know about a model.
+
+    Args:
+        model: A run's folder or a model file.
+
+    Raises:
+        CheckpointError: Missing, damaged, or of another version.
+    """
+    path = resolve(model)
+    return _info(path, _read(path, with_tensors=False)[1])
 
 
 def load_training(path: Path) -> tuple[ModelInfo, dict[str, Tensor], TrainingSnapshot]:
