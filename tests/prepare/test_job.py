@@ -26,6 +26,7 @@ from clearice.prepare.job import default_workers
 from clearice.prepare.movies import MovieRecipe
 from clearice.types import InputItem
 from helpers import prepare_config, write_movie
+from processes import Ended, start, start_code
 
 _SIZE = 64
 
@@ -149,9 +150,8 @@ sys.exit(run(sys.argv[2:]))
 """
 
 
-def _run_limited(limit: int, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", _LIMITED, str(limit), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def _run_limited(limit: int, *arguments: object) -> Ended:
+    return start_code(_LIMITED, str(limit), *map(str, arguments)).end()
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="needs file size limits")
@@ -165,15 +165,15 @@ def test_a_full_disk_is_one_clear_line_and_what_was_done_is_kept(
     arguments = ("prepare", *movies, "--groups", 2, "--out", out, "--workers", 1)
     # Room for the stacks of the small movies, and none for that of the large one.
     result = _run_limited(100_000, *arguments)
-    assert result.returncode == 2
-    (line,) = [line for line in result.stderr.splitlines() if line.startswith("clearice: ")]
+    assert result.code == 2
+    (line,) = [line for line in result.err.splitlines() if line.startswith("clearice: ")]
     assert "z.mrc: cannot be written" in line
     assert "free space or choose another --out" in line
     assert not (out / "dataset.json").exists()
     assert sorted(p.name for p in (out / "stacks").iterdir()) == ["m0.mrc", "m1.mrc", "m2.mrc"]
     again = _run_limited(resource.RLIM_INFINITY, *arguments)
-    assert again.returncode == 0, again.stderr
-    assert "3 micrographs were there already" in again.stderr
+    assert again.code == 0, again.err
+    assert "3 micrographs were there already" in again.err
     assert open_dataset(out).verify() == []
 
 
@@ -181,17 +181,14 @@ def test_a_full_disk_is_one_clear_line_and_what_was_done_is_kept(
 def test_a_kill_loses_nothing_that_was_done(tmp_path: Path, generator: torch.Generator) -> None:
     movies = _movies(tmp_path / "in", 40, generator)
     out = tmp_path / "set"
-    start = [sys.executable, "-c", "from clearice.cli import main; main()"]
-    command = [*start, "prepare", *map(str, movies), "--out", str(out)]
-    command += ["--groups", "2", "--workers", "1"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = start("prepare", *movies, "--out", out, "--groups", "2", "--workers", "1")
     journal = out / JOURNAL_NAME
-    for _ in range(600):
+    for _ in range(6000):
         if journal.is_file() and journal.read_text().count("\n") >= 3:
             break
-        time.sleep(0.05)
+        time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert process.end().code == -signal.SIGKILL
     done = [json.loads(line)["entry"]["name"] for line in journal.read_text().splitlines()[:-1]]
     assert len(done) >= 2
     said: list[str] = []
@@ -259,9 +256,9 @@ def test_a_damaged_stack_of_a_stopped_preparation_is_made_again(
 
 def test_equal_input_gives_equal_files(tmp_path: Path, generator: torch.Generator) -> None:
     movies = _movies(tmp_path, 3, generator)
-    for name in ("one", "other"):
-        prepare_movies(movies, tmp_path / name, prepare_config(groups=2))
-        time.sleep(1.1)  # file formats note times in seconds
+    prepare_movies(movies, tmp_path / "one", prepare_config(groups=2))
+    time.sleep(1.1)  # file formats note times in seconds
+    prepare_movies(movies, tmp_path / "other", prepare_config(groups=2))
     checksums = [open_dataset(tmp_path / name).checksum() for name in ("one", "other")]
     assert checksums[0] == checksums[1]
 
