@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
-from processes import Forked, start
+from forked import Forked, start
 
 
 def launch(size: int, *arguments: str | Path) -> list[Forked]:

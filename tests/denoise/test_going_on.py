@@ -14,8 +14,8 @@ import torch
 
 from clearice.denoise import Denoiser, OutputOptions, denoise_files, describe_run
 from clearice.errors import BatchError, InputFileError, OutputError
+from forked import start_code
 from helpers import CPU, write_image, write_model
-from processes import start_code
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ import torch
 
 from clearice import io
 from clearice.data import Split, open_dataset
+from forked import start
 from helpers import noisy_groups, smooth_image, write_image
-from processes import start
 
 _TRAIN = ("--network", "cnn3", "--steps", "20", "--patch-size", "32", "--batch-size", "4")
 

@@ -15,8 +15,8 @@ from clearice.config import dump_config
 from clearice.data import open_dataset
 from clearice.errors import DatasetError
 from clearice.train.records import read_metrics
+from forked import start
 from helpers import train_config, write_dataset, write_image
-from processes import start
 
 _STEPS = 240
 _CPU = ("--device", "cpu")

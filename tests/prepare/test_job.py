@@ -24,8 +24,8 @@ from clearice.prepare import prepare_movies
 from clearice.prepare.job import default_workers
 from clearice.prepare.movies import MovieRecipe
 from clearice.types import InputItem
+from forked import Ended, start, start_code
 from helpers import CPU, prepare_config, write_movie
-from processes import Ended, start, start_code
 
 _SIZE = 64
 

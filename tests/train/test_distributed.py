@@ -16,8 +16,8 @@ from clearice.config import TrainConfig, dump_config
 from clearice.errors import ConfigError, TrainingInterruptedError
 from clearice.train import Place, TrainReport, find_place, read_metrics, run
 from clearice.train.distributed import ALONE, Ranks
+from forked import Forked
 from helpers import CPU, train_config, write_dataset
-from processes import Forked
 from rank_processes import ended, launch
 
 _SETTINGS = {"steps": 12, "batch_size": 8, "validations": 4, "learning_rate": 1e-3}

@@ -22,8 +22,8 @@ from clearice.config import TrainConfig, dump_config
 from clearice.errors import CheckpointError, ConfigError, OutputError, TrainingInterruptedError
 from clearice.train import TrainReport, loop, run
 from clearice.train.records import _Journal, read_metrics
+from forked import start_code
 from helpers import CPU, train_config, write_dataset
-from processes import start_code
 
 
 class _PowerCutError(Exception):

@@ -34,8 +34,8 @@ from clearice.workflows.compare import pool, results
 from clearice.workflows.compare.cell import Neighbours, run_cell
 from clearice.workflows.compare.run import detail_band
 from clearice.workflows.compare.yardsticks import write_yardsticks
+from forked import start
 from helpers import CPU, smooth_image, write_dataset, write_image
-from processes import start
 
 BASE = {"network": "cnn3", "steps": 4, "batch_size": 2, "patch_size": 32, "validations": 1}
 FAST = {"loss": ["mse", "mse + 0.01 l1"]}

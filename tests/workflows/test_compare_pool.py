@@ -21,8 +21,8 @@ from clearice.errors import BatchError, OutputError
 from clearice.workflows.compare import cell, pool, worker, yardsticks
 from clearice.workflows.compare.cell import Job, Neighbours, score_images
 from clearice.workflows.compare.lock import LOCK_NAME, alone_in
+from forked import start
 from helpers import CPU, smooth_image, write_dataset, write_image
-from processes import start
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="signals and inherited descriptors")
 
