@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+# Before torch is loaded, and for the processes that tests start: on images as small as those of
+# tests, more threads only take the processor from other tests.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from jaxtyping import install_import_hook
 
 with install_import_hook("clearice", "beartype.beartype"):

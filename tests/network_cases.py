@@ -7,14 +7,24 @@ from torch import nn
 
 from clearice.networks import NetworkInfo, find_network
 from clearice.networks.blocks import BatchNorm, PixelNorm
+from clearice.networks.classic import ClassicUNetOptions, TopazUNetOptions
 
 
-def narrow(name: str, width: int = 4) -> nn.Module:
-    """Build a network with few channels: the same layers, at a small part of the work."""
+def narrow(name: str, width: int = 4, poolings: int | None = None) -> nn.Module:
+    """Build a network with few channels: the same layers, at a small part of the work.
+
+    Args:
+        name: In the registry.
+        width: Channels.
+        poolings: Most of those networks whose field doubles with each; as many as it has if not
+            given. With three there is a first, a middle and a last level.
+    """
     info = find_network(name)
     given = info.options.model_dump()
     levels = enumerate(given.get("widths", ()))
     few = {"width": width, "head": width, "widths": tuple(2 + 2 * level for level, _ in levels)}
+    if poolings is not None and isinstance(info.options, ClassicUNetOptions | TopazUNetOptions):
+        few["depth"] = min(poolings, info.options.depth)
     options = info.options.model_copy(update={k: v for k, v in few.items() if k in given})
     return NetworkInfo(options, info.description).build(0.0)
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import torch
 
 from clearice.denoise import Denoiser, OutputOptions, denoise_files, describe_run
 from clearice.errors import BatchError, InputFileError, OutputError
+from forked import start_code
 from helpers import CPU, write_image, write_model
 
 
@@ -191,7 +190,6 @@ from pathlib import Path
 import torch
 from clearice.denoise import Denoiser, OutputOptions, denoise_files, describe_run
 
-torch.set_num_threads(1)
 model, source, root, seed, rounds = Path(sys.argv[1]), *map(Path, sys.argv[2:4]), *sys.argv[4:]
 generator = random.Random(int(seed))
 
@@ -239,16 +237,10 @@ def test_killed_at_random_moments(
 ) -> None:
     for folder in ("x", "y"):
         _images(tmp_path / "in" / folder, generator, *"abcdef")
-    arguments = (str(model), str(tmp_path / "in"), str(tmp_path), str(seed), str(rounds))
-    done = subprocess.run(
-        [sys.executable, "-c", _KILLER, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) >= rounds // 2
+    arguments = (model, tmp_path / "in", tmp_path, str(seed), str(rounds))
+    done = start_code(_KILLER, *arguments, threads=1).end(300)
+    assert done.code == 0, done.err
+    assert int(done.out) >= rounds // 2
     whole = _content(tmp_path / "whole")
     assert len(whole) == 24
     for number in range(rounds):

@@ -1,4 +1,4 @@
-"""The whole chain by the installed command: simulated session, ready half-sets, real data."""
+"""The whole chain by the command: simulated session, ready half-sets, real data."""
 
 from __future__ import annotations
 
@@ -15,23 +15,26 @@ import torch
 
 from clearice import io
 from clearice.data import Split, open_dataset
+from forked import start
 from helpers import noisy_groups, smooth_image, write_image
 
 _TRAIN = ("--network", "cnn3", "--steps", "20", "--patch-size", "32", "--batch-size", "4")
 
 
 def clearice(*arguments: str | Path, code: int = 0) -> str:
-    """Run the command as a user does and return what it printed."""
+    """Run the command in a process of its own and return what it printed."""
+    done = start(*arguments).end(120)
+    assert done.code == code, done.out + done.err
+    assert "Traceback" not in done.err
+    return done.out
+
+
+def _installed(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the installed command as a user does."""
     installed = shutil.which("clearice")
-    entry = [installed] if installed else [sys.executable, "-c", _ENTRY]
+    entry = [installed] if installed else [sys.executable, "-m", "clearice"]
     command = [*entry, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout
-
-
-_ENTRY = "from clearice.cli import main; main()"
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_from_simulation_to_report(tmp_path: Path) -> None:
@@ -96,7 +99,9 @@ def test_from_ready_half_sets(tmp_path: Path, generator: torch.Generator) -> Non
     bad = tmp_path / "halves" / "bad.mrc"
     bad.touch()
     # One bad file is told by the exit code, and stops nothing.
-    clearice("denoise", bad, image, "--model", run, "--out", tmp_path / "out", code=2)
+    done = _installed("denoise", bad, image, "--model", run, "--out", tmp_path / "out")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
     assert [p.name for p in (tmp_path / "out").glob("*.mrc")] == [image.name]
 
 

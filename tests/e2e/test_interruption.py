@@ -1,12 +1,8 @@
-"""The installed command, stopped by Ctrl-C or killed: training goes on, nothing half is whole."""
+"""The command, stopped by Ctrl-C or killed: training goes on, nothing half is whole."""
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,34 +15,17 @@ from clearice.config import dump_config
 from clearice.data import open_dataset
 from clearice.errors import DatasetError
 from clearice.train.records import read_metrics
+from forked import start
 from helpers import train_config, write_dataset, write_image
 
 _STEPS = 240
 _CPU = ("--device", "cpu")
 
 
-def _start(*arguments: str | Path) -> subprocess.Popen[str]:
-    installed = shutil.which("clearice")
-    entry = [installed] if installed else [sys.executable, "-c", _ENTRY]
-    # As many threads as this process uses: sums in another order round differently.
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    return subprocess.Popen(
-        [*entry, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
-
-
-_ENTRY = "from clearice.cli import main; main()"
-
-
 def _finished(*arguments: str | Path) -> str:
-    process = _start(*arguments)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    return out + err
+    done = start(*arguments).end(120)
+    assert done.code == 0, done.err
+    return done.out + done.err
 
 
 @pytest.fixture(scope="module")
@@ -64,18 +43,16 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _stopped(folder: Path, out: Path, number: signal.Signals) -> tuple[int, str]:
     """Train, send a signal once a quarter is saved, and return exit code and messages."""
-    process = _start(
-        "train", folder / "set", "--out", out, "--config", folder / "train.yaml", *_CPU
-    )
+    process = start("train", folder / "set", "--out", out, "--config", folder / "train.yaml", *_CPU)
     deadline = time.monotonic() + 60
-    while process.poll() is None and time.monotonic() < deadline:
+    while process.running and time.monotonic() < deadline:
         records = read_metrics(out / "metrics.jsonl")
         if records and records[-1]["step"] >= _STEPS // 4:
             break
         time.sleep(0.01)
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
-    return process.returncode, err
+    done = process.end()
+    return done.code, done.err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
@@ -116,15 +93,14 @@ def test_a_killed_preparation_is_no_data_set(tmp_path: Path) -> None:
             write_image(folder / f"m{index:03d}_{half}.mrc", torch.randn(64, 64))
     pairs = (f"{folder}/*_odd.mrc", f"{folder}/*_even.mrc")
     out = tmp_path / "set"
-    process = _start("prepare", "--pairs", *pairs, "--out", out)
+    process = start("prepare", "--pairs", *pairs, "--out", out)
     deadline = time.monotonic() + 60
-    while process.poll() is None and time.monotonic() < deadline:
+    while process.running and time.monotonic() < deadline:
         if (out / "stacks").is_dir() and len(list((out / "stacks").iterdir())) > 3:
             break
         time.sleep(0.005)
-    process.kill()
-    process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL
+    process.send_signal(signal.SIGKILL)
+    assert process.end().code == -signal.SIGKILL
     assert list((out / "stacks").iterdir())
     with pytest.raises(DatasetError, match="is no data set"):
         open_dataset(out)

@@ -35,7 +35,7 @@ def _network(name: str, *, positive: bool = False) -> tuple[nn.Module, int]:
     key = (name, positive)
     if key not in _CACHE:
         torch.manual_seed(1)
-        network = narrow(name).double().eval()
+        network = narrow(name, poolings=3).double().eval()
         fill_weights(network, positive=positive)
         _CACHE[key] = network, stride_of(network)
     return _CACHE[key]

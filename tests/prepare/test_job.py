@@ -11,7 +11,6 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
 
 import pytest
 import torch
@@ -25,7 +24,8 @@ from clearice.prepare import prepare_movies
 from clearice.prepare.job import default_workers
 from clearice.prepare.movies import MovieRecipe
 from clearice.types import InputItem
-from helpers import prepare_config, write_movie
+from forked import Ended, start, start_code
+from helpers import CPU, prepare_config, write_movie
 
 _SIZE = 64
 
@@ -149,9 +149,8 @@ sys.exit(run(sys.argv[2:]))
 """
 
 
-def _run_limited(limit: int, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", _LIMITED, str(limit), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def _run_limited(limit: int, *arguments: object) -> Ended:
+    return start_code(_LIMITED, str(limit), *map(str, arguments)).end()
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="needs file size limits")
@@ -165,15 +164,15 @@ def test_a_full_disk_is_one_clear_line_and_what_was_done_is_kept(
     arguments = ("prepare", *movies, "--groups", 2, "--out", out, "--workers", 1)
     # Room for the stacks of the small movies, and none for that of the large one.
     result = _run_limited(100_000, *arguments)
-    assert result.returncode == 2
-    (line,) = [line for line in result.stderr.splitlines() if line.startswith("clearice: ")]
+    assert result.code == 2
+    (line,) = [line for line in result.err.splitlines() if line.startswith("clearice: ")]
     assert "z.mrc: cannot be written" in line
     assert "free space or choose another --out" in line
     assert not (out / "dataset.json").exists()
     assert sorted(p.name for p in (out / "stacks").iterdir()) == ["m0.mrc", "m1.mrc", "m2.mrc"]
     again = _run_limited(resource.RLIM_INFINITY, *arguments)
-    assert again.returncode == 0, again.stderr
-    assert "3 micrographs were there already" in again.stderr
+    assert again.code == 0, again.err
+    assert "3 micrographs were there already" in again.err
     assert open_dataset(out).verify() == []
 
 
@@ -181,17 +180,14 @@ def test_a_full_disk_is_one_clear_line_and_what_was_done_is_kept(
 def test_a_kill_loses_nothing_that_was_done(tmp_path: Path, generator: torch.Generator) -> None:
     movies = _movies(tmp_path / "in", 40, generator)
     out = tmp_path / "set"
-    start = [sys.executable, "-c", "from clearice.cli import main; main()"]
-    command = [*start, "prepare", *map(str, movies), "--out", str(out)]
-    command += ["--groups", "2", "--workers", "1"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = start("prepare", *movies, "--out", out, "--groups", "2", "--workers", "1")
     journal = out / JOURNAL_NAME
-    for _ in range(600):
+    for _ in range(6000):
         if journal.is_file() and journal.read_text().count("\n") >= 3:
             break
-        time.sleep(0.05)
+        time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert process.end().code == -signal.SIGKILL
     done = [json.loads(line)["entry"]["name"] for line in journal.read_text().splitlines()[:-1]]
     assert len(done) >= 2
     said: list[str] = []
@@ -259,9 +255,9 @@ def test_a_damaged_stack_of_a_stopped_preparation_is_made_again(
 
 def test_equal_input_gives_equal_files(tmp_path: Path, generator: torch.Generator) -> None:
     movies = _movies(tmp_path, 3, generator)
-    for name in ("one", "other"):
-        prepare_movies(movies, tmp_path / name, prepare_config(groups=2))
-        time.sleep(1.1)  # file formats note times in seconds
+    prepare_movies(movies, tmp_path / "one", prepare_config(groups=2))
+    time.sleep(1.1)  # file formats note times in seconds
+    prepare_movies(movies, tmp_path / "other", prepare_config(groups=2))
     checksums = [open_dataset(tmp_path / name).checksum() for name in ("one", "other")]
     assert checksums[0] == checksums[1]
 
@@ -306,31 +302,38 @@ def test_the_dose_of_a_list_reaches_the_data_set(
     assert manifest.dose_e_per_A2 == pytest.approx(7.5)
 
 
-@pytest.mark.parametrize("align", ["none", "global"])
-def test_the_memory_of_a_movie_is_foreseen(
-    tmp_path: Path, generator: torch.Generator, align: Literal["none", "global"]
-) -> None:
+_PEAKS = """
+import resource, sys
+import torch
+import clearice.data, clearice.prepare
+from clearice.cli import run
+
+def peak():
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+torch.fft.rfft2(torch.ones(512, 512))
+movie, out, before = *sys.argv[1:], peak()
+for align in ("none", "global"):
+    options = f"--groups 4 --workers 1 --device cpu --align {align} --out {out}/{align}"
+    assert run(["prepare", movie, *options.split()]) == 0
+    print("taken", peak() - before)
+"""
+
+
+def test_the_memory_of_a_movie_is_foreseen(tmp_path: Path, generator: torch.Generator) -> None:
     size = 512
     frames = torch.poisson(torch.full((24, size, size), 5.0), generator)
     path = write_movie(tmp_path / "m.mrc", frames, pixel=3.0)
-    config = prepare_config(groups=4, align=align)
-    foreseen = MovieRecipe(config, torch.device("cpu")).peak_bytes([InputItem(path)])
+    configs = [prepare_config(groups=4, align=align) for align in ("none", "global")]
+    plain, aligned = (MovieRecipe(c, CPU).peak_bytes([InputItem(path)]) for c in configs)
+    assert plain < aligned  # or the peak of the second would be hidden behind that of the first
     del frames
-    code = (
-        "import resource, sys; from clearice.cli import run; "
-        "import clearice.prepare, clearice.data, torch; torch.fft.rfft2(torch.ones(512, 512)); "
-        "base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; "
-        "assert run(sys.argv[1:]) == 0; "
-        "print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base))"
-    )
-    arguments = ["prepare", str(path), "--out", str(tmp_path / "set"), "--groups", "4"]
-    arguments += ["--align", align, "--workers", "1", "--device", "cpu"]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
-    )
-    taken = int(done.stdout.splitlines()[-1])
+    command = [sys.executable, "-c", _PEAKS, str(path), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    taken = [int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("taken")]
     # Libraries take some tens of MB of their own when they are first used.
-    assert taken < foreseen + 80e6
+    assert taken[0] < plain + 80e6
+    assert taken[1] < aligned + 80e6
 
 
 def test_a_movie_too_large_for_the_gpu_fails_alone(

@@ -16,8 +16,9 @@ from clearice.config import TrainConfig, dump_config
 from clearice.errors import ConfigError, TrainingInterruptedError
 from clearice.train import Place, TrainReport, find_place, read_metrics, run
 from clearice.train.distributed import ALONE, Ranks
+from forked import Forked
 from helpers import CPU, train_config, write_dataset
-from rank_processes import RankProcess, ended, launch
+from rank_processes import ended, launch
 
 _SETTINGS = {"steps": 12, "batch_size": 8, "validations": 4, "learning_rate": 1e-3}
 
@@ -35,7 +36,7 @@ def _train(
 ) -> list[str]:
     """Train with so many processes and return what each of them said."""
     command = _command(dataset, out, config, device)
-    results = ended(launch(size, out.parent, *command, *more))
+    results = ended(launch(size, *command, *more))
     assert [code for code, _ in results] == [0] * size, results
     return [said for _, said in results]
 
@@ -113,9 +114,9 @@ def _wait_for_step(out: Path, step: int) -> None:
     pytest.fail("the run did not get there")
 
 
-def _long_run(dataset: Path, out: Path, steps: int) -> list[RankProcess]:
+def _long_run(dataset: Path, out: Path, steps: int) -> list[Forked]:
     config = train_config(**_SETTINGS | {"steps": steps, "validations": steps // 4})
-    return launch(2, out.parent, *_command(dataset, out, config))
+    return launch(2, *_command(dataset, out, config))
 
 
 @pytest.mark.parametrize(
@@ -126,7 +127,7 @@ def test_a_stop_of_one_stops_all_and_another_number_goes_on(
 ) -> None:
     processes = _long_run(dataset, tmp_path / "run", 200)
     _wait_for_step(tmp_path / "run", 20)
-    processes[1].signal(stopped_by)
+    processes[1].send_signal(stopped_by)
     results = ended(processes)
     assert [code for code, _ in results] == [130, 130]
     lines = [line for _, err in results for line in err.splitlines() if "stopped at" in line]
@@ -160,7 +161,7 @@ def test_more_ranks_go_on_with_the_run_of_one(dataset: Path, alone: Path, tmp_pa
 def test_a_killed_rank_ends_all(dataset: Path, tmp_path: Path, victim: int) -> None:
     processes = _long_run(dataset, tmp_path / "run", 100_000)
     _wait_for_step(tmp_path / "run", 8)
-    processes[victim].signal(signal.SIGKILL)
+    processes[victim].send_signal(signal.SIGKILL)
     results = ended(processes)
     code, err = results[1 - victim]
     assert code == 1
@@ -171,7 +172,7 @@ def test_a_killed_rank_ends_all(dataset: Path, tmp_path: Path, victim: int) -> N
 def test_a_rank_that_fails_is_heard_once(dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "run").write_text("in the way")
     command = _command(dataset, tmp_path / "run", train_config(**_SETTINGS))
-    results = ended(launch(2, tmp_path, *command))  # only the first rank creates the folder
+    results = ended(launch(2, *command))  # only the first rank creates the folder
     assert all(code != 0 for code, _ in results)
     lines = [line for _, err in results for line in err.splitlines() if "clearice: " in line]
     assert len(lines) == 1
@@ -180,7 +181,7 @@ def test_a_rank_that_fails_is_heard_once(dataset: Path, tmp_path: Path) -> None:
 
 def test_a_batch_that_cannot_be_shared_is_refused_once(dataset: Path, tmp_path: Path) -> None:
     config = train_config(**_SETTINGS | {"batch_size": 5})
-    results = ended(launch(2, tmp_path, *_command(dataset, tmp_path / "run", config)))
+    results = ended(launch(2, *_command(dataset, tmp_path / "run", config)))
     assert [code for code, _ in results] == [2, 2]
     said = "".join(err for _, err in results)
     assert (

@@ -109,7 +109,7 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     for size in (1, 2):
         out = tmp_path / str(size)
         command = ("train", dataset, "--out", out, "--config", config, "--device", "cpu")
-        results = ended(launch(size, tmp_path, *command))
+        results = ended(launch(size, *command))
         assert [code for code, _ in results] == [0] * size, results
         runs.append(out)
     one, two = (load_file(out / "last.safetensors") for out in runs)

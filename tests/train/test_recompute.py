@@ -27,7 +27,7 @@ def _one_step(name: str, again: bool, dropout: float = 0.0) -> tuple[list[Tensor
         for parameter in network.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     new_state(network.train(), config)
-    images = torch.randn(2, 2, 1, 64, 64)
+    images = torch.randn(2, 2, 1, 32, 32)
     batch = PatchBatch(images[0], images[1], torch.ones(2))
     kept: dict[int, int] = {}
 

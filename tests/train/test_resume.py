@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -25,6 +22,7 @@ from clearice.config import TrainConfig, dump_config
 from clearice.errors import CheckpointError, ConfigError, OutputError, TrainingInterruptedError
 from clearice.train import TrainReport, loop, run
 from clearice.train.records import _Journal, read_metrics
+from forked import start_code
 from helpers import CPU, train_config, write_dataset
 
 
@@ -177,7 +175,6 @@ _CHILD = """
 import os, signal, sys, time
 from pathlib import Path
 import torch
-torch.set_num_threads(int(sys.argv[5]))
 from clearice.config import TrainConfig, load_config
 from clearice.train import run
 from clearice.train.records import METRICS_NAME
@@ -196,7 +193,8 @@ def die_while_writing(path, content):
 
 def tell(report):
     print(report.step, flush=True)
-    time.sleep(0.02)
+    waits = how == "at any time" and report.step >= 11
+    time.sleep(0.2 if waits else 0.02)  # until it is killed, by one that may be slow
 
 if how == "while writing":
     Path.write_bytes = die_while_writing
@@ -333,20 +331,19 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_were_not(
     moments = random.Random(7)
     file = parts.with_suffix(".yaml")
     file.write_text(dump_config(config))
-    threads = str(torch.get_num_threads())
-    command = [sys.executable, "-c", _CHILD, str(dataset), str(parts), str(file), "go on", threads]
     kills = 0
     for _ in range(40):
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            process.stdout.readline()  # its first step
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(moments.uniform(0.0, 0.3))
-            process.kill()
-        if process.returncode == 0:
+        process = start_code(_CHILD, dataset, parts, file, "go on")
+        while process.running and not process.printed():  # its first step
+            time.sleep(0.005)
+        process.process.join(moments.uniform(0.0, 0.3))
+        process.send_signal(signal.SIGKILL)
+        code = process.end().code
+        if code == 0:
             break
+        assert code == -signal.SIGKILL
         kills += 1
-    assert process.returncode == 0
+    assert code == 0
     assert kills > 2
     run(dataset, whole, config, CPU)
     _assert_same_run(whole, parts)
@@ -360,14 +357,14 @@ def _killed(dataset: Path, out: Path, config: TrainConfig, how: str) -> None:
     """Train in a process of its own, which is killed on its way."""
     file = out.with_suffix(".yaml")
     file.write_text(dump_config(config))
-    threads = str(torch.get_num_threads())
-    command = [sys.executable, "-c", _CHILD, str(dataset), str(out), str(file), how, threads]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if how == "at any time" and int(line) >= 11:
-                process.kill()
-    assert process.returncode == -signal.SIGKILL
+    process = start_code(_CHILD, dataset, out, file, how)
+    deadline = time.monotonic() + 60
+    while process.running and time.monotonic() < deadline:
+        steps = process.printed().split()
+        if how == "at any time" and steps and int(steps[-1]) >= 11:
+            process.send_signal(signal.SIGKILL)
+        time.sleep(0.005)
+    assert process.end().code == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("how", ["while writing", "at any time"])

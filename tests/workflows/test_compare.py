@@ -8,8 +8,6 @@ import re
 import shutil
 import signal
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,6 +34,7 @@ from clearice.workflows.compare import pool, results
 from clearice.workflows.compare.cell import Neighbours, run_cell
 from clearice.workflows.compare.run import detail_band
 from clearice.workflows.compare.yardsticks import write_yardsticks
+from forked import start
 from helpers import CPU, smooth_image, write_dataset, write_image
 
 BASE = {"network": "cnn3", "steps": 4, "batch_size": 2, "patch_size": 32, "validations": 1}
@@ -376,24 +375,21 @@ def test_ctrl_c_keeps_what_was_trained_and_the_same_command_goes_on(
     base = {**BASE, "steps": 600, "checkpoint_seconds": 0.1}
     grid = _grid(tmp_path, base=base, grid={"loss": ["mse"]}, seeds=[0])
     out = tmp_path / "out"
-    line = [
-        *(sys.executable, "-c", "from clearice.cli import main; main()", "compare"),
-        *map(str, (done / "set", "--grid", grid, "--out", out, "--device", "cpu")),
-    ]
-    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    line = ("compare", done / "set", "--grid", grid, "--out", out, "--device", "cpu")
+    process = start(*line)
     model = out / "cells" / "cnn3_mse-seed0" / "run" / checkpoint.LAST_NAME
     deadline = time.monotonic() + 60
-    while not model.exists() and process.poll() is None and time.monotonic() < deadline:
+    while not model.exists() and process.running and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    assert "the same command goes on" in err.splitlines()[-1]
+    stopped = process.end()
+    assert stopped.code == 130, stopped.err
+    assert "the same command goes on" in stopped.err.splitlines()[-1]
     saved = checkpoint.load_training(model)[2].progress["step"]
     assert 0 < saved < 600
-    again = subprocess.run(line, capture_output=True, text=True, check=False, timeout=120)
-    assert again.returncode == 0, again.stderr
-    assert "0 done, 1 begun, 0 new" in again.stderr
-    assert f"report: {out / 'report.html'}" in again.stdout
+    again = start(*line).end(120)
+    assert again.code == 0, again.err
+    assert "0 done, 1 begun, 0 new" in again.err
+    assert f"report: {out / 'report.html'}" in again.out
     assert f"resuming at step {saved}" in (out / "logs" / "worker-0.log").read_text()
     assert json.loads((out / "results.json").read_text())["variants"][0]["n"] == 1

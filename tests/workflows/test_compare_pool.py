@@ -21,6 +21,7 @@ from clearice.errors import BatchError, OutputError
 from clearice.workflows.compare import cell, pool, worker, yardsticks
 from clearice.workflows.compare.cell import Job, Neighbours, score_images
 from clearice.workflows.compare.lock import LOCK_NAME, alone_in
+from forked import start
 from helpers import CPU, smooth_image, write_dataset, write_image
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="signals and inherited descriptors")
@@ -161,17 +162,15 @@ def test_sigterm_stops_workers_as_ctrl_c_does(tmp_path: Path) -> None:
     grid = tmp_path / "grid.yaml"
     grid.write_text(yaml.safe_dump({"base": {**base, "checkpoint_seconds": 0.1}, "seeds": [0]}))
     out = tmp_path / "out"
-    line = [sys.executable, "-m", "clearice", "compare", str(tmp_path / "set"), "--grid", str(grid)]
-    line += ["--out", str(out), "--device", "cpu"]
-    process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
+    process = start("compare", tmp_path / "set", "--grid", grid, "--out", out, "--device", "cpu")
     model = out / "cells" / "cnn3_mse-seed0" / "run" / "last.safetensors"
     deadline = time.monotonic() + 60
-    while not model.exists() and process.poll() is None and time.monotonic() < deadline:
+    while not model.exists() and process.running and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.terminate()
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    assert "the same command goes on" in err.splitlines()[-1]
+    process.send_signal(signal.SIGTERM)
+    stopped = process.end()
+    assert stopped.code == 130, stopped.err
+    assert "the same command goes on" in stopped.err.splitlines()[-1]
     with alone_in(out, print):  # no worker holds the lock any more
         pass
 
