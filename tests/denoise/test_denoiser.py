@@ -133,11 +133,11 @@ class _SmallCard:
         patch.setattr(denoiser, "_tile_sizes", lambda image: self._sizes(denoiser, image))
 
     def _sizes(self, denoiser: Denoiser, image: torch.Tensor) -> list[int]:
-        here, denoiser._device = denoiser._device, torch.device("cuda")
+        here, denoiser.device = denoiser.device, torch.device("cuda")
         try:
             return list(Denoiser._tile_sizes(denoiser, image))
         finally:
-            denoiser._device = here
+            denoiser.device = here
 
     def __call__(self, window: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
         self.windows.append(window.numel())
