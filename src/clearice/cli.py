@@ -494,7 +494,7 @@ def denoise(
     }
     only_sets = {"--halves": halves, "--split": split is not None}
     own_size = {"--pixel-size": pixel_size is not None, "--dose": dose is not None}
-    _refuse_options(kind, {"micrographs": only_files, "data sets": only_sets, "images": own_size})
+    _refuse_options(kind, {"micrographs": only_files, "a data set": only_sets, "images": own_size})
     named = [] if pairs is None else _named_pairs(*pairs)
     devices = _devices(device)
     recipe = room.Recipe(model, tile, precision, restore_amplitude, tta)
@@ -504,7 +504,7 @@ def denoise(
     settings = room.describe_run(model, precision, restore_amplitude=restore_amplitude, tta=tta)
     how: dict[str, Any] = {"settings": settings, "devices": devices[1:], "force": force}
     with progress_bar("denoise", unit="micrographs") as update:
-        if kind == "data sets":
+        if kind == "a data set":
             kept = Split(split or "test")
             written = room.denoise_dataset(
                 inputs[0], denoiser, out, kept, halves=halves, progress=update, say=say, **how
@@ -520,7 +520,7 @@ def denoise(
 
 
 def _denoise_kind(inputs: tuple[Path, ...], pairs: tuple[str, str] | None) -> str:
-    """Tell what is to be denoised: micrographs, data sets or pairs."""
+    """Tell what is to be denoised: micrographs, a data set or pairs."""
     from clearice.data import MANIFEST_NAME
 
     if pairs is not None:
@@ -530,7 +530,7 @@ def _denoise_kind(inputs: tuple[Path, ...], pairs: tuple[str, str] | None) -> st
     if not inputs:
         raise ConfigError("give micrographs, a folder of them, a data set, or --pairs")
     is_dataset = len(inputs) == 1 and (inputs[0] / MANIFEST_NAME).is_file()
-    return "data sets" if is_dataset else "micrographs"
+    return "a data set" if is_dataset else "micrographs"
 
 
 def _named_pairs(odd: str, even: str) -> list[tuple[str, Path, Path]]:
@@ -541,7 +541,7 @@ def _named_pairs(odd: str, even: str) -> list[tuple[str, Path, Path]]:
 
 def _refuse_options(kind: str, groups: dict[str, dict[str, bool]]) -> None:
     """Refuse options that were given but are for inputs of another kind."""
-    fitting = {kind} if kind == "data sets" else {kind, "images"}
+    fitting = {kind} if kind == "a data set" else {kind, "images"}
     for owner, given in groups.items():
         names = [name for name, is_given in given.items() if is_given]
         if owner not in fitting and names:

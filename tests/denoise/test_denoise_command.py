@@ -59,7 +59,7 @@ def test_what_is_for_micrographs_is_refused_for_data_sets(
     )
     assert code == 2
     assert f"{options[0]}: for " in err
-    assert "not for data sets; leave them out" in err
+    assert "not for a data set; leave them out" in err
     assert not (tmp_path / "out").exists()
 
 
