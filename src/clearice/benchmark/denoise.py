@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import tempfile
@@ -167,13 +168,19 @@ def seam_excess(tiled: Float[Tensor, "h w"], whole: Float[Tensor, "h w"], tile: 
 @final
 @dataclass(frozen=True)
 class Collection:
-    """Micrographs of noise on disk.
+    """Micrographs of noise on disk, all of one size, float32.
 
     Attributes:
-        files: All of one size, float32.
+        files: Where.
     """
 
     files: tuple[Path, ...]
+
+    def forget(self) -> None:
+        """Let the system drop them from its cache, so that they must come from the disk."""
+        for path in self.files:
+            with path.open("rb") as handle:
+                os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
     @classmethod
     def make(cls, folder: Path, count: int, size: int) -> Collection:
@@ -187,12 +194,18 @@ class Collection:
 
 
 def end_to_end(
-    collection: Collection, recipe: Recipe, device: torch.device, folder: Path
+    collection: Collection,
+    recipe: Recipe,
+    device: torch.device,
+    folder: Path,
+    *,
+    cold: bool = False,
 ) -> list[Row]:
     """Time a collection from disk to disk, beside the network and the disk by themselves.
 
     `disk` reads and writes side by side as the pipeline does, with nothing between; `serial` does
-    one thing at a time and is the baseline. Files come from the page cache if they fit there.
+    one thing at a time and is the baseline. Files come from the page cache if they fit there,
+    unless they are to be read `cold`, which Linux can do.
     """
     denoiser = recipe.on(device)
     files, size = collection.files, io.image_shape(collection.files[0])[1]
@@ -203,7 +216,11 @@ def end_to_end(
         "disk": lambda out: _disk(files, device, out, write=True),
         "pipeline": lambda out: len(denoise_files(files, denoiser, out)),
     }
-    rates = {name: _rate(work, folder / name) for name, work in timed.items()}
+    rates = {}
+    for name, work in timed.items():
+        if cold:
+            collection.forget()
+        rates[name] = _rate(work, folder / name)
     rates["network"] = alone
     slower = min(rates["disk"], alone)
     rows = [

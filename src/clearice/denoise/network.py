@@ -153,7 +153,8 @@ class Denoiser:
             self.normalised(affine.apply(image), share)
             for image, share in zip(images, shares, strict=True)
         ]
-        return torch.stack([affine.invert(o * self.info.output_gain) for o in outputs])
+        results = [affine.invert(output * self.info.output_gain) for output in outputs]
+        return results[0][None] if len(results) == 1 else torch.stack(results)
 
     @torch.inference_mode()
     def normalised(self, image: Float[Tensor, "h w"], dose: float = 1.0) -> Float[Tensor, "h w"]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from clearice.data import Affine
 from clearice.denoise.network import Denoiser
+from clearice.errors import ConfigError
 
 # One computes while the next one is there already.
 _ON_DEVICE: Final = 2
@@ -146,7 +147,7 @@ class CudaRunner:
                 raw = images.to(device, non_blocking=True)
             network.wait_stream(self._in)
             raw.record_stream(network)
-            denoised = self._denoiser.together(raw, shares, affine)
+            denoised = self._denoised(raw, shares, affine)
             self._out.wait_stream(network)
             with torch.cuda.stream(self._out):
                 images.copy_(denoised, non_blocking=True)
@@ -155,3 +156,20 @@ class CudaRunner:
                 denoised.record_stream(self._out)
         self._under_way.append(arrived)
         return _Arriving(images, arrived)
+
+    def _denoised(self, raw: Tensor, shares: Sequence[float], affine: Affine | None) -> Tensor:
+        """Denoise; where two micrographs do not fit, after the other one is gone."""
+        try:
+            return self._denoiser.together(raw, shares, affine)
+        except torch.OutOfMemoryError:
+            while self._under_way:
+                self._under_way.popleft().synchronize()
+        torch.cuda.empty_cache()  # outside of the handler, which holds what did not fit
+        try:
+            return self._denoiser.together(raw, shares, affine)
+        except torch.OutOfMemoryError:
+            size = " × ".join(map(str, raw.shape[1:]))
+            raise ConfigError(
+                f"a micrograph of {size} px does not fit into the GPU's memory beside the network; "
+                "free memory that other programs hold, or give --device cpu"
+            ) from None
