@@ -193,7 +193,7 @@ class _Crew:
         for worker in workers:
             worker.pipe.close()
             if worker.process.is_alive():
-                worker.process.join(1.0)
+                worker.process.join(10.0)
                 worker.process.terminate()
 
     def _hear_last(self, worker: _Worker) -> None:

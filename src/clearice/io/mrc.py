@@ -29,7 +29,7 @@ REFUSED_MODES = {
 # Read, but no mode to advise: SerialEM's 4-bit K2 and K3 movies, an extension of IMOD's.
 _PACKED_MODE = 101
 _HEADER_BYTES = 1024
-_PIECE = 1 << 16
+_PIECE = 1 << 18
 _IMOD_STAMP = 1146047817
 _IMOD_SIGNED_BYTES = 1
 _IMOD_TWO_PIXELS_A_BYTE = 16
