@@ -87,9 +87,11 @@ class PlainRunner:
 class _Arriving:
     images: Tensor
     arrived: torch.cuda.Event
+    device: torch.device
 
     def wait(self) -> Float[Tensor, "k h w"]:
-        self.arrived.synchronize()
+        with torch.cuda.device(self.device):
+            self.arrived.synchronize()
         return self.images
 
 
@@ -125,7 +127,9 @@ class CudaRunner:
                 return self._free.pop(fitting[-1])
             if self._free:
                 self._free.pop(0)
-        return torch.empty(count, dtype=torch.float32, pin_memory=True)
+        # A thread starts on the first GPU, and would take memory there.
+        with torch.cuda.device(self._denoiser.device):
+            return torch.empty(count, dtype=torch.float32, pin_memory=True)
 
     def release(self, images: Float[Tensor, "k h w"]) -> None:
         """Let a buffer be used again, as a whole."""
@@ -155,7 +159,7 @@ class CudaRunner:
             if denoised.device.type == "cuda":
                 denoised.record_stream(self._out)
         self._under_way.append(arrived)
-        return _Arriving(images, arrived)
+        return _Arriving(images, arrived, device)
 
     def _denoised(self, raw: Tensor, shares: Sequence[float], affine: Affine | None) -> Tensor:
         """Denoise; where two micrographs do not fit, after the other one is gone."""
