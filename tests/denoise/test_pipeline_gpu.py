@@ -123,3 +123,22 @@ def test_tiles_shrink_until_they_fit_into_a_small_card(
     small = Denoiser(denoiser.recipe.model, CUDA, tile=512)
     for source, result in zip(images, results, strict=True):
         _close(io.read_image(result), small(io.read_image(source)))
+
+
+def test_two_processes_on_one_gpu_give_the_same(
+    tmp_path: Path, denoiser: Denoiser, generator: torch.Generator
+) -> None:
+    images = [
+        write_image(tmp_path / "in" / f"{i}.mrc", 30 + torch.randn(512, 640, generator=generator))
+        for i in range(6)
+    ]
+    said: list[str] = []
+    results = denoise_files(
+        images, denoiser, tmp_path / "out", devices=[CUDA, CUDA], say=said.append
+    )
+    assert said == []
+    for image, result in zip(images, results, strict=True):
+        # The other processes may round to TF32.
+        torch.testing.assert_close(
+            io.read_image(result), denoiser(io.read_image(image)), rtol=0.0, atol=2e-2
+        )
