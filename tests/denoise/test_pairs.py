@@ -11,7 +11,7 @@ import torch
 from clearice import cli, io
 from clearice.data import Affine
 from clearice.denoise import Denoiser, denoise_pairs, describe_run
-from clearice.errors import BatchError
+from clearice.errors import BatchError, OutputError
 from helpers import CPU, write_image, write_model
 
 Pairs = list[tuple[str, Path, Path]]
@@ -83,6 +83,19 @@ def test_halves_that_do_not_fit_fail_alone(
         "a.mrc",
         "c.mrc",
     ]
+
+
+def test_halves_are_never_overwritten(
+    tmp_path: Path, model: Path, generator: torch.Generator
+) -> None:
+    halves = [
+        write_image(tmp_path / f"raw_{half}" / "a.mrc", torch.randn(40, 52, generator=generator))
+        for half in ("odd", "even")
+    ]
+    before = [path.read_bytes() for path in halves]
+    with pytest.raises(OutputError, match="would be overwritten; choose another --out"):
+        denoise_pairs([("a", halves[0], halves[1])], Denoiser(model, CPU), tmp_path)
+    assert [path.read_bytes() for path in halves] == before
 
 
 def test_the_command(

@@ -17,7 +17,7 @@ from clearice.denoise.plan import Job, preview_of, remove_leftovers
 from clearice.denoise.records import Ledger, Record, checksum_of
 from clearice.denoise.work import Done, Outcome, Work, denoise_jobs, state_of
 from clearice.denoise.workers import denoise_on_devices
-from clearice.errors import BatchError, InputFileError
+from clearice.errors import BatchError, InputFileError, OutputError
 
 Progress = Callable[[int, int], None]
 Say = Callable[[str], None]
@@ -46,7 +46,7 @@ class Batch:
 
     Raises:
         InputFileError: The records of earlier runs are damaged.
-        OutputError: `out` cannot be written.
+        OutputError: `out` cannot be written, or a result would overwrite an input.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class Batch:
         self._previews = previews
         self._warned = 0
         self._finished: set[Path] = set()
+        self._keep_inputs()
         self._prepare_folders()
         self._ledger = Ledger(out, self._settings, [self._name(job) for job in jobs])
         everything = force or settings is None
@@ -126,6 +127,12 @@ class Batch:
         else:
             lanes = Lanes.of(denoiser.device)
             denoise_jobs(Listed(jobs), denoiser, self._work, done, lanes)
+
+    def _keep_inputs(self) -> None:
+        inputs = {path.resolve() for job in self._jobs for path in job.inputs}
+        for path in (path for job in self._jobs for path in job.outputs):
+            if path.resolve() in inputs:
+                raise OutputError(f"{path}: would be overwritten; choose another --out")
 
     def _prepare_folders(self) -> None:
         io.ensure_folder(self._out)
