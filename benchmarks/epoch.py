@@ -34,7 +34,7 @@ from clearice.data import (
 )
 from clearice.devices import choose_device
 from clearice.types import HalfSet
-from processes import measured_alone, watched
+from processes import device_memory, limited_device, measured_alone, watched
 
 _GROUPS = 2
 _ROUNDS = 5
@@ -82,31 +82,9 @@ def settings_of(
     return config.model_dump(mode="json")
 
 
-def _limited(name: str, fraction_gib: float | None) -> torch.device:
-    """Return the device, after taking care that this process takes no more of its memory."""
-    device = choose_device(name)
-    if device.index is not None:
-        torch.cuda.set_device(device)
-    if device.type == "cuda" and fraction_gib is not None:
-        total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(fraction_gib * 2**30 / total)
-    return device
-
-
-def _device_memory(device: torch.device) -> dict[str, float]:
-    """Return the most that PyTorch reserved, and what the driver says is in use in all, MiB."""
-    if device.type != "cuda":
-        return {}
-    free, total = torch.cuda.mem_get_info(device)
-    return {
-        "peak_reserved_mib": round(torch.cuda.max_memory_reserved(device) / 2**20, 1),
-        "driver_used_mib": round((total - free) / 2**20, 1),
-    }
-
-
 def network_only(config: dict[str, Any], name: str, fraction_gib: float | None) -> dict[str, Any]:
     """Time steps on one batch that stays on the device."""
-    device = _limited(name, fraction_gib)
+    device = limited_device(name, fraction_gib)
     settings = TrainConfig.model_validate(config)
     batch = noise_batch(device, settings.patch_size, settings.batch_size)
     steps = trainer(settings, batch)
@@ -116,7 +94,7 @@ def network_only(config: dict[str, Any], name: str, fraction_gib: float | None) 
     return {
         "step_milliseconds": round(1e3 * step_s, 3),
         "patches_per_second": round(settings.batch_size / step_s, 1),
-        **_device_memory(device),
+        **device_memory(device),
     }
 
 
@@ -140,7 +118,7 @@ def epoch(
     `patches_per_second` counts whatever happens after the first tenth of the steps, saves among it;
     `between_saves` is what training itself reports, the median of its intervals but the first.
     """
-    device = _limited(name, fraction_gib)
+    device = limited_device(name, fraction_gib)
     settings = TrainConfig.model_validate(config)
     tick, began = _clock(device)
     said: list[str] = []
@@ -160,7 +138,7 @@ def epoch(
         "patches_per_second": round(counted * settings.batch_size / (end - began["time"]), 1),
         "between_saves": round(_steady(reports), 1),
         **memory,
-        **_device_memory(device),
+        **device_memory(device),
         "said": said,
     }
 

@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from clearice.devices import choose_device
 from clearice.io import ensure_folder, write_json
 
 _LOOK_SECONDS = 0.05
@@ -46,6 +49,28 @@ def _write_result(
     work: Callable[..., dict[str, Any]], result: Path, given: tuple[Any, ...]
 ) -> None:
     write_json(result, work(*given))
+
+
+def limited_device(name: str, fraction_gib: float | None) -> torch.device:
+    """Return the device, after taking care that this process takes no more of its memory."""
+    device = choose_device(name)
+    if device.index is not None:
+        torch.cuda.set_device(device)
+    if device.type == "cuda" and fraction_gib is not None:
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(fraction_gib * 2**30 / total)
+    return device
+
+
+def device_memory(device: torch.device) -> dict[str, float]:
+    """Return the most that PyTorch reserved, and what the driver says is in use in all, MiB."""
+    if device.type != "cuda":
+        return {}
+    free, total = torch.cuda.mem_get_info(device)
+    return {
+        "peak_reserved_mib": round(torch.cuda.max_memory_reserved(device) / 2**20, 1),
+        "driver_used_mib": round((total - free) / 2**20, 1),
+    }
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from clearice.devices import choose_device, describe_device
+from clearice.devices import choose_device, choose_devices, describe_device
 from clearice.errors import ConfigError
 
 
@@ -44,3 +44,16 @@ def test_asking_for_cuda_without_one_does_not_fall_back_to_the_cpu() -> None:
 @pytest.mark.gpu
 def test_a_cuda_device_is_described_by_name_and_memory() -> None:
     assert "GiB" in describe_device(choose_device("cuda:0"))
+
+
+def test_several_devices_are_named_with_commas() -> None:
+    assert choose_devices("cpu") == [torch.device("cpu")]
+    assert choose_devices("cpu, cpu") == [torch.device("cpu")] * 2
+    with pytest.raises(ConfigError, match="--device tpu: unknown"):
+        choose_devices("cpu,tpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_all_gpus_of_a_machine_without_any_are_refused() -> None:
+    with pytest.raises(ConfigError, match="--device all: no GPU found"):
+        choose_devices("all")

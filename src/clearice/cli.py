@@ -441,10 +441,13 @@ def denoise(
     *inputs: Path,
     model: Path,
     out: Out,
+    pairs: Annotated[tuple[str, str] | None, Parameter(negative="")] = None,
     device: Device = "auto",
     tile: int | None = None,
     precision: Precision = "float32",
+    tta: Annotated[bool, Parameter(negative="")] = False,
     pixel_size: float | None = None,
+    dose: float | None = None,
     format: Literal["mrc", "tiff"] = "mrc",  # noqa: A002  (the option's name)
     dtype: Literal["float32", "float16", "int16"] = "float32",
     previews: Annotated[bool, Parameter(negative="")] = False,
@@ -456,15 +459,19 @@ def denoise(
     """Denoise micrographs, keeping names, headers and intensity scale.
 
     Example: clearice denoise micrographs/*.mrc --model run --out denoised
+    Example: clearice denoise --pairs 'halves/*_ODD.mrc' 'halves/*_EVN.mrc' --model run --out check
 
     Args:
         inputs: Micrographs, folders of them, one STAR list of them, or one data set.
         model: A run's folder or a model file.
         out: Folder for the results.
-        device: auto, cpu, cuda, cuda:N or mps.
+        pairs: Two quoted patterns of halves, whose mean and each of which are denoised.
+        device: auto, cpu, cuda, cuda:N or mps; several, such as cuda:0,cuda:1, or all GPUs: all.
         tile: Edge of a tile, px; 0 is the whole image (default: as memory allows).
         precision: Of the network.
+        tta: Average over the eight ways to turn and mirror each image; takes eight times as long.
         pixel_size: Å/px; overrides lists and headers.
+        dose: Of each micrograph, e/Å², to be told if it is far from the model's.
         format: Of the results of micrographs.
         dtype: Of the pixels of MRC results; never rescaled.
         previews: Also write pictures, into previews/.
@@ -476,43 +483,69 @@ def denoise(
     """
     from clearice import denoise as room
     from clearice.console import progress_bar, say
-    from clearice.data import MANIFEST_NAME, Split
+    from clearice.data import Split
 
-    if not inputs:
-        raise ConfigError("give micrographs, a folder of them, or a data set")
-    is_dataset = len(inputs) == 1 and (inputs[0] / MANIFEST_NAME).is_file()
-    if not is_dataset and (halves or split is not None):
-        raise ConfigError("--halves and --split are for a data set; leave them out for micrographs")
-    if is_dataset and pixel_size is not None:
-        raise ConfigError("--pixel-size is for micrographs; a data set knows its own")
     options = room.OutputOptions(format, dtype, previews)
-    if is_dataset and (force or options != room.OutputOptions()):
-        raise ConfigError("--format, --dtype, --previews and --force are for micrographs, not sets")
-    denoiser = room.Denoiser(
-        model, _device(device), tile, precision, restore_amplitude=restore_amplitude
-    )
+    kind = _denoise_kind(inputs, pairs)
+    only_files = {
+        "--format": format != "mrc",
+        "--dtype": dtype != "float32",
+        "--previews": previews,
+    }
+    only_sets = {"--halves": halves, "--split": split is not None}
+    own_size = {"--pixel-size": pixel_size is not None, "--dose": dose is not None}
+    _refuse_options(kind, {"micrographs": only_files, "a data set": only_sets, "images": own_size})
+    named = [] if pairs is None else _named_pairs(*pairs)
+    devices = _devices(device)
+    recipe = room.Recipe(model, tile, precision, restore_amplitude, tta)
+    denoiser = recipe.on(devices[0])
     if denoiser.caveat is not None:
         say(f"warning: {denoiser.caveat}")
-    with progress_bar("denoise") as update:
-        if is_dataset:
+    settings = room.describe_run(model, precision, restore_amplitude=restore_amplitude, tta=tta)
+    how: dict[str, Any] = {"settings": settings, "devices": devices[1:], "force": force}
+    with progress_bar("denoise", unit="micrographs") as update:
+        if kind == "a data set":
             kept = Split(split or "test")
             written = room.denoise_dataset(
-                inputs[0], denoiser, out, kept, halves=halves, progress=update
+                inputs[0], denoiser, out, kept, halves=halves, progress=update, say=say, **how
+            )
+        elif kind == "pairs":
+            written = room.denoise_pairs(
+                named, denoiser, out, pixel_size, update, say, dose_e_per_A2=dose, **how
             )
         else:
-            settings = room.describe_run(model, precision, restore_amplitude=restore_amplitude)
-            written = room.denoise_files(
-                inputs,
-                denoiser,
-                out,
-                pixel_size,
-                update,
-                say,
-                options=options,
-                settings=settings,
-                force=force,
-            )
+            how |= {"options": options, "dose_e_per_A2": dose}
+            written = room.denoise_files(inputs, denoiser, out, pixel_size, update, say, **how)
     print(f"{len(written)} micrographs in {out}")
+
+
+def _denoise_kind(inputs: tuple[Path, ...], pairs: tuple[str, str] | None) -> str:
+    """Tell what is to be denoised: micrographs, a data set or pairs."""
+    from clearice.data import MANIFEST_NAME
+
+    if pairs is not None:
+        if inputs:
+            raise ConfigError("--pairs takes the place of other inputs; leave one of them out")
+        return "pairs"
+    if not inputs:
+        raise ConfigError("give micrographs, a folder of them, a data set, or --pairs")
+    is_dataset = len(inputs) == 1 and (inputs[0] / MANIFEST_NAME).is_file()
+    return "a data set" if is_dataset else "micrographs"
+
+
+def _named_pairs(odd: str, even: str) -> list[tuple[str, Path, Path]]:
+    from clearice.prepare import match_pairs
+
+    return [(pair.name, pair.first, pair.second) for pair in match_pairs(odd, even)]
+
+
+def _refuse_options(kind: str, groups: dict[str, dict[str, bool]]) -> None:
+    """Refuse options that were given but are for inputs of another kind."""
+    fitting = {kind} if kind == "a data set" else {kind, "images"}
+    for owner, given in groups.items():
+        names = [name for name, is_given in given.items() if is_given]
+        if owner not in fitting and names:
+            raise ConfigError(f"{', '.join(names)}: for {owner}, not for {kind}; leave them out")
 
 
 @app.command
@@ -964,6 +997,22 @@ def _device(name: str, *, quiet: bool = False) -> Any:
     if not quiet:
         say(f"device: {describe_device(device)}{fallback}")
     return device
+
+
+def _devices(names: str) -> list[Any]:
+    """Choose where to compute and say so: one device, or the CPU followed by several.
+
+    Of several each gets a process of its own, so that this one needs none of their memory.
+    """
+    from clearice.console import say
+    from clearice.devices import choose_devices, describe_device
+
+    devices = choose_devices(names)
+    if len(devices) == 1:
+        return [_device(names)]
+    for device, text in {device: describe_device(device) for device in devices}.items():
+        say(f"device: {device}: {text}")
+    return [*choose_devices("cpu"), *devices]
 
 
 def _print_rows(rows: list[dict[str, Any]], *, as_json: bool) -> None:

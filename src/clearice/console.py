@@ -10,10 +10,13 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 ProgressCallback = Callable[..., None]
 
@@ -23,13 +26,28 @@ def say(message: str) -> None:
     Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(message)
 
 
+class _RateColumn(ProgressColumn):
+    """How many a second."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.3g} {self._unit}/s")
+
+
 @contextmanager
-def progress_bar(label: str, *, quiet: bool = False) -> Iterator[ProgressCallback]:
+def progress_bar(
+    label: str, *, quiet: bool = False, unit: str | None = None
+) -> Iterator[ProgressCallback]:
     """Show a bar on standard error and yield its update: ``update(done, total, note=None)``.
 
     Args:
         label: What is being done.
         quiet: Show nothing.
+        unit: Of what is counted; also show how many of them a second, over the last half minute.
     """
     console = Console(stderr=True)
     columns = (
@@ -38,6 +56,7 @@ def progress_bar(label: str, *, quiet: bool = False) -> Iterator[ProgressCallbac
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
+        *([] if unit is None else [_RateColumn(unit)]),
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as bar:

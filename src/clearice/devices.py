@@ -47,6 +47,22 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def choose_devices(names: str) -> list[torch.device]:
+    """Return one device or several.
+
+    Args:
+        names: As for `choose_device`, several of them with commas between, or `all`: each CUDA GPU.
+
+    Raises:
+        ConfigError: A device is unknown or not there.
+    """
+    if names != "all":
+        return [choose_device(name.strip()) for name in names.split(",")]
+    if not torch.cuda.is_available():
+        raise ConfigError("--device all: no GPU found; use --device auto or cpu")
+    return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+
+
 def describe_device(device: torch.device) -> str:
     """Return what a user would call the device."""
     if device.type == "cuda":

@@ -11,13 +11,9 @@ import pytest
 import torch
 
 from clearice import benchmark
-from clearice.benchmark import timing
-from clearice.benchmark.run import _NETWORKS
+from clearice.benchmark import denoise, timing
+from clearice.benchmark.denoise import seam_excess
 from helpers import CPU
-
-_RATIOS = {
-    "denoise": ("ratio_to_first", "network", set(_NETWORKS)),
-}
 
 
 @pytest.fixture(autouse=True)
@@ -27,24 +23,45 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     def seconds(work: Callable[[], object], device: torch.device) -> float:
         return timing.seconds(work, device, budget_s=1e-3)
 
-    monkeypatch.setattr(sys.modules["clearice.benchmark.run"], "seconds", seconds)
+    monkeypatch.setattr(sys.modules["clearice.benchmark.denoise"], "seconds", seconds)
 
 
-@pytest.mark.parametrize("what", _RATIOS)
-def test_a_benchmark_tells_ratios_and_context(what: str) -> None:
-    result = benchmark.run(what, CPU, 48, 2)
+def test_denoising_is_timed_by_network_tile_and_from_disk_to_disk(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(denoise, "NETWORKS", ("cnn3",))
+    monkeypatch.setattr(denoise, "_SEAM_TILES", (32, 256))
+    result = benchmark.run("denoise", CPU, 80, 2)
     assert json.loads(json.dumps(result, allow_nan=False)) == result
-    assert (result["benchmark"], result["size"], result["batch_size"]) == (what, 48, 2)
-    ratio, kind, names = _RATIOS[what]
+    assert (result["benchmark"], result["size"], result["batch_size"]) == ("denoise", 80, 2)
     rows = result["rows"]
-    assert {row[kind] for row in rows} == names
-    assert rows[0][ratio] == 1
-    assert all(row[ratio] > 0 for row in rows)
+    networks = [row for row in rows if "network" in row]
+    assert {row["network"] for row in networks} == {"cnn3", "unet"}
+    assert networks[0]["ratio_to_first"] == 1
+    assert all(row["ratio_to_first"] > 0 for row in networks)
+    assert [row["tile"] for row in rows if "tile" in row] == ["by memory", "whole"]
+    ends = {row["from_disk_to_disk"]: row for row in rows if "from_disk_to_disk" in row}
+    assert list(ends) == ["serial", "read", "disk", "network", "pipeline"]
+    assert ends["serial"]["ratio_to_serial"] == 1
+    slower = min(ends["disk"]["percent_of_slower"], ends["network"]["percent_of_slower"])
+    assert slower == pytest.approx(100, abs=0.2)
+    seams = [row for row in rows if "seams_of_tile" in row]
+    assert [row["seams_of_tile"] for row in seams] == [32]
+    assert all(abs(row["excess_percent"]) < 0.1 for row in seams)
     context = result["context"]
     assert context["device"].startswith("cpu")
     assert context["torch"] == torch.__version__
     assert {"python", "clearice"} <= set(context)
     assert date.fromisoformat(context["date"]) <= date.today()
+
+
+def test_a_seam_is_measured(generator: torch.Generator) -> None:
+    whole = torch.randn(96, 128, generator=generator)
+    assert seam_excess(whole.clone(), whole, 32) == 0
+    tiled = whole.clone()
+    tiled[32:64] += 1.0  # two of the five boundaries, where steps have a variance of 2, get 1 more
+    expected = (1 + (2 * 128 * 1) / (2 * (2 * 128 + 3 * 96))) ** 0.5 - 1
+    assert seam_excess(tiled, whole, 32) == pytest.approx(expected, rel=0.3)
 
 
 def test_the_loader_is_compared_with_a_plain_one_and_with_a_step(

@@ -47,7 +47,8 @@ def test_a_folder_twice_and_by_force(
 
 
 @pytest.mark.parametrize(
-    "options", [("--format", "tiff"), ("--dtype", "float16"), ("--previews",), ("--force",)]
+    "options",
+    [("--format", "tiff"), ("--dtype", "float16"), ("--previews",), ("--pixel-size", "2")],
 )
 def test_what_is_for_micrographs_is_refused_for_data_sets(
     capsys: Capture, tmp_path: Path, model: Path, options: tuple[str, ...]
@@ -57,7 +58,8 @@ def test_what_is_for_micrographs_is_refused_for_data_sets(
         capsys, tmp_path / "set", "--model", model, "--out", tmp_path / "out", *options
     )
     assert code == 2
-    assert "--force are for micrographs" in err
+    assert f"{options[0]}: for " in err
+    assert "not for a data set; leave them out" in err
     assert not (tmp_path / "out").exists()
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from clearice.data import Affine
+from clearice.data import Affine, DeviceAffine
 from clearice.denoise import Denoiser
 from clearice.denoise import network as network_room
-from clearice.denoise.network import describe_mismatch
+from clearice.denoise.network import describe_dose_mismatch, describe_mismatch
 from clearice.errors import ConfigError
-from helpers import CPU, smooth_image, write_model
+from helpers import CPU, model_info, smooth_image, write_model
 from tolerances import RELATIVE
 
 # All of them, made narrow, are tiled in tests/networks.
@@ -133,11 +134,11 @@ class _SmallCard:
         patch.setattr(denoiser, "_tile_sizes", lambda image: self._sizes(denoiser, image))
 
     def _sizes(self, denoiser: Denoiser, image: torch.Tensor) -> list[int]:
-        here, denoiser._device = denoiser._device, torch.device("cuda")
+        here, denoiser.device = denoiser.device, torch.device("cuda")
         try:
             return list(Denoiser._tile_sizes(denoiser, image))
         finally:
-            denoiser._device = here
+            denoiser.device = here
 
     def __call__(self, window: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
         self.windows.append(window.numel())
@@ -169,3 +170,35 @@ def test_what_fits_in_no_tile_says_what_to_do(
     _SmallCard(denoiser, monkeypatch, 10)
     with pytest.raises(ConfigError, match=r"does not fit into the GPU's memory.*--tile 64"):
         denoiser.normalised(torch.randn(128, 128, generator=generator))
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "warns"),
+    [
+        (50.0, 50.0, False),
+        (50.0, 70.0, False),
+        (50.0, 80.0, True),
+        (50.0, 30.0, True),
+        (None, 30.0, False),
+        (50.0, None, False),
+    ],
+)
+def test_a_dose_far_away_is_told(model: float | None, given: float | None, warns: bool) -> None:
+    info = replace(model_info(), dose_e_per_A2=model)
+    sentence = describe_dose_mismatch(info, given)
+    assert (sentence is not None) is warns
+    if sentence:
+        assert f"the dose is {given:g} e/Å²" in sentence
+        assert "trained at 50 e/Å²" in sentence
+
+
+@pytest.mark.parametrize("shape", [(64, 48), (300, 200)])
+def test_numbers_on_the_device_normalise_as_others_do(
+    generator: torch.Generator, shape: tuple[int, int]
+) -> None:
+    image = 1000 + torch.randn(shape, generator=generator)
+    plain, device = Affine.of(image), DeviceAffine.of(image)
+    assert float(device.mean) == pytest.approx(plain.mean, rel=1e-12)
+    assert float(device.std) == pytest.approx(plain.std, rel=1e-6)
+    torch.testing.assert_close(device.apply(image), plain.apply(image))
+    torch.testing.assert_close(device.invert(device.apply(image)), image)

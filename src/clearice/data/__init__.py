@@ -2,7 +2,7 @@
 
 from clearice.data.loader import PatchLoader, default_workers
 from clearice.data.manifest import MANIFEST_NAME, Manifest, MicrographEntry, Split
-from clearice.data.normalise import Affine, dose_weighted_mean
+from clearice.data.normalise import Affine, DeviceAffine, dose_weighted_mean
 from clearice.data.reader import Dataset, open_dataset
 from clearice.data.sampler import GridSampler, PatchPlan, Sampler, patches_of
 from clearice.data.writer import DatasetWriter, assign_splits
@@ -12,6 +12,7 @@ __all__ = [
     "Affine",
     "Dataset",
     "DatasetWriter",
+    "DeviceAffine",
     "GridSampler",
     "Manifest",
     "MicrographEntry",

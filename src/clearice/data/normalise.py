@@ -49,3 +49,32 @@ class Affine:
     def invert(self, image: Float[Tensor, "*batch h w"]) -> Float[Tensor, "*batch h w"]:
         """Return to the original intensity scale."""
         return image * self.std + self.mean
+
+
+@dataclass(frozen=True)
+class DeviceAffine:
+    """The same, its numbers left on the device, so that nothing waits for them.
+
+    Attributes:
+        mean: Of the full-dose image.
+        std: Of the full-dose image, above 0.
+    """
+
+    mean: Float[Tensor, ""]
+    std: Float[Tensor, ""]
+
+    @classmethod
+    def of(cls, full_dose: Float[Tensor, "h w"]) -> DeviceAffine:
+        """Take mean and standard deviation of a full-dose image, summed in float64."""
+        mean = full_dose.mean(dtype=torch.float64)
+        # About the mean, squares of float32 add up without loss; no copy in float64 is made.
+        spread = (full_dose - mean).square().mean(dtype=torch.float64)
+        return cls(mean, spread.sqrt())
+
+    def apply(self, image: Float[Tensor, "*batch h w"]) -> Float[Tensor, "*batch h w"]:
+        """Normalise."""
+        return (image - self.mean) / self.std
+
+    def invert(self, image: Float[Tensor, "*batch h w"]) -> Float[Tensor, "*batch h w"]:
+        """Return to the original intensity scale."""
+        return image * self.std + self.mean

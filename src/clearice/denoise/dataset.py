@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, final
 
-from clearice import io
-from clearice.data import (
-    Affine,
-    Dataset,
-    MicrographEntry,
-    Split,
-    dose_weighted_mean,
-    open_dataset,
-)
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from clearice.data import Affine, Dataset, Split, dose_weighted_mean, open_dataset
+from clearice.denoise.batch import Batch, Progress, Say, ignore
 from clearice.denoise.network import Denoiser
-from clearice.errors import BatchError, DatasetError, InputFileError
+from clearice.denoise.parts import PARTS, part_job, save_parts
+from clearice.denoise.plan import Job, Source
+from clearice.denoise.work import Loaded
+from clearice.errors import DatasetError
+from clearice.types import Micrograph
 
-Progress = Callable[[int, int], None]
-
-
-def _ignore(*_: object) -> None:
-    """Report nothing."""
+_NORMALISED = Affine(0.0, 1.0)
 
 
 def denoise_dataset(
@@ -31,7 +30,11 @@ def denoise_dataset(
     split: Split,
     *,
     halves: bool = False,
-    progress: Progress = _ignore,
+    progress: Progress = ignore,
+    say: Say = ignore,
+    settings: Mapping[str, Any] | None = None,
+    devices: Sequence[torch.device] = (),
+    force: bool = False,
 ) -> list[Path]:
     """Denoise the full-dose micrographs of a data set (the inputs, where doses differ).
 
@@ -42,6 +45,11 @@ def denoise_dataset(
         split: Which micrographs.
         halves: Also the even and odd halves, into `denoised_even/`, `raw_even/` and so on.
         progress: Called with (micrographs done, micrographs in all).
+        say: Called with one line for each thing that the user should know.
+        settings: Of `describe_run`, which tell whether an earlier result is current; without them
+            all are done again.
+        devices: Compute there, a process each, rather than where the denoiser is.
+        force: Do all again.
 
     Returns:
         The denoised full-dose files.
@@ -59,50 +67,60 @@ def denoise_dataset(
         single = dataset.manifest.roles == "single"
         why = "it has single micrographs and no halves" if single else "its halves differ in dose"
         raise DatasetError(f"{folder}: {why}; denoise without --halves")
-    parts = ("", "_even", "_odd") if halves else ("",)
-    for part in parts:
-        io.ensure_folder(out / f"denoised{part}")
-        io.ensure_folder(out / f"raw{part}")
-    failures: list[str] = []
-    for done, entry in enumerate(entries):
-        try:
-            _denoise_entry(dataset, entry, denoiser, out, parts, exchangeable=exchangeable)
-        except InputFileError as error:
-            failures.append(str(error))
-        progress(done + 1, len(entries))
-    if failures:
-        raise BatchError(failures, len(entries))
-    return [out / "denoised" / f"{entry.name}.mrc" for entry in entries]
+    parts = PARTS if halves else PARTS[:1]
+    jobs = [
+        part_job(Source(folder / entry.file, Path(f"{entry.name}.mrc")), out, parts)
+        for entry in entries
+    ]
+    work = StackWork(dataset, parts, exchangeable, denoiser.label)
+    if settings is not None:
+        settings = {**settings, "parts": list(parts)}
+    batch = Batch(jobs, work, out, settings, say, force=force)
+    results = batch.run(denoiser, progress, devices)
+    batch.raise_failures()
+    return results
 
 
-def _denoise_entry(
-    dataset: Dataset,
-    entry: MicrographEntry,
-    denoiser: Denoiser,
-    out: Path,
-    parts: Sequence[str],
-    *,
-    exchangeable: bool,
-) -> None:
-    stack = dataset.stack(entry).float()
-    affine = Affine(entry.mean, entry.std)
-    groups = entry.shape[0]
-    members = {
-        "": range(groups if exchangeable else 1),
-        "_even": range(0, groups, 2),
-        "_odd": range(1, groups, 2),
-    }
-    for part in parts:
-        chosen = members[part]
-        weights = [entry.weights[i] for i in chosen]
-        raw = dose_weighted_mean(stack[list(chosen)], weights)
-        share = sum(weights) if part else 1.0
-        denoised = denoiser.normalised(raw, share).cpu() * denoiser.info.output_gain
-        how = {"raw": "", "denoised": f" ({denoiser.label})"}
-        for kind, image in (("raw", raw), ("denoised", denoised)):
-            io.write_mrc(
-                out / f"{kind}{part}" / f"{entry.name}.mrc",
-                affine.invert(image),
-                dataset.manifest.pixel_size_angstrom,
-                label=f"clearice: {kind}{part.replace('_', ' ')}{how[kind]}",
-            )
+@final
+@dataclass(frozen=True)
+class StackWork:
+    """A micrograph from a stack of a data set to a file for each part, raw and denoised.
+
+    Attributes:
+        dataset: The data set.
+        parts: `""` for the full dose, `_even`, `_odd`.
+        exchangeable: All groups make up the full dose; otherwise the first is the input.
+        label: What was done, for the files' headers.
+    """
+
+    dataset: Dataset
+    parts: tuple[str, ...]
+    exchangeable: bool
+    label: str
+
+    def load(self, job: Job) -> Loaded:
+        """Read the stack, and average the groups of each part."""
+        dataset = self.dataset
+        (entry,) = (
+            e for e in dataset.manifest.micrographs if dataset.folder / e.file == job.source.path
+        )
+        stack = dataset.stack(entry).float()
+        groups = entry.shape[0]
+        members = {
+            "": range(groups if self.exchangeable else 1),
+            "_even": range(0, groups, 2),
+            "_odd": range(1, groups, 2),
+        }
+        weights = {part: [entry.weights[i] for i in members[part]] for part in self.parts}
+        images = torch.stack(
+            [dose_weighted_mean(stack[list(members[p])], weights[p]) for p in self.parts]
+        )
+        size = dataset.manifest.pixel_size_angstrom
+        micrograph = Micrograph(job.source.path, torch.empty(0, 0), size)
+        shares = tuple(sum(weights[part]) if part else 1.0 for part in self.parts)
+        back = Affine(entry.mean, entry.std)
+        return Loaded(micrograph, images, shares, _NORMALISED, images, back)
+
+    def save(self, job: Job, loaded: Loaded, denoised: Float[Tensor, "k h w"]) -> None:
+        """Write the raw and the denoised image of each part."""
+        save_parts(job, loaded, denoised, self.parts, self.label)

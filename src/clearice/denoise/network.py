@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final, Literal, final
@@ -14,7 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from clearice.checkpoint import BEST_NAME, ModelInfo, load_model
-from clearice.data import Affine
+from clearice.data import Affine, DeviceAffine
+from clearice.denoise import orientations
 from clearice.denoise.tiles import plan_tiles, stitch
 from clearice.devices import free_memory_bytes
 from clearice.errors import CheckpointError, ConfigError
@@ -40,6 +43,40 @@ _MIRRORED_PX = 64
 _LARGEST_ON_DEVICE_PX = 64 * 2**20
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """All that a denoiser is made from but its device, so that other processes can make it too.
+
+    Attributes:
+        model: A run's folder or a model file.
+        tile: Edge of a tile, px; 0 is the whole image; None: as memory allows.
+        precision: Of the network.
+        restore_amplitude: Bring each ring of the spectrum to the power of the signal.
+        tta: Average over the eight orientations of each image.
+    """
+
+    model: Path
+    tile: int | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    restore_amplitude: bool = False
+    tta: bool = False
+
+    def on(self, device: torch.device) -> Denoiser:
+        """Load it onto a device.
+
+        Raises:
+            CheckpointError: The model cannot be loaded, or has no calibration to restore by.
+        """
+        return Denoiser(
+            self.model,
+            device,
+            self.tile,
+            self.precision,
+            restore_amplitude=self.restore_amplitude,
+            tta=self.tta,
+        )
+
+
 @final
 class Denoiser:
     """Denoises whole micrographs with one model.
@@ -51,6 +88,7 @@ class Denoiser:
         precision: Of the network.
         restore_amplitude: Bring each ring of the spectrum to the power of the signal, by the
             model's calibration.
+        tta: Average over the eight orientations of each image, which takes eight times as long.
 
     Raises:
         CheckpointError: The model cannot be loaded, or has no calibration to restore by.
@@ -64,16 +102,18 @@ class Denoiser:
         precision: Literal["float32", "bfloat16"] = "float32",
         *,
         restore_amplitude: bool = False,
+        tta: bool = False,
     ) -> None:
+        self.recipe = Recipe(model, tile, precision, restore_amplitude, tta)
         network, self.info = load_model(model)
-        self._gain = _calibrated_gain(model, self.info) if restore_amplitude else None
+        gain = _calibrated_gain(model, self.info) if restore_amplitude else None
+        self._gain = None if gain is None else gain.to(device)
         stride: int = network.total_stride  # type: ignore[assignment]
         self.geometry: Geometry = measure_geometry(network, stride)
         self.network = place(fold(network), device)
-        self._device = device
-        self._tile = tile
+        self.device = device
         self._too_large = sys.maxsize
-        self._half = precision == "bfloat16"
+        self._fits: dict[torch.Size, int] = {}
 
     def __call__(
         self, pixels: Float[Tensor, "h w"], affine: Affine | None = None
@@ -88,10 +128,33 @@ class Denoiser:
         Returns:
             Denoised intensities in the same unit, on the CPU.
         """
-        pixels = pixels.to(self._device, torch.float32)
-        affine = affine or Affine.of(pixels)
-        output = self.normalised(affine.apply(pixels))
-        return affine.invert(output * self.info.output_gain).cpu()
+        return self.together(pixels.to(self.device, torch.float32)[None], affine=affine)[0].cpu()
+
+    def together(
+        self,
+        images: Float[Tensor, "k h w"],
+        shares: Sequence[float] = (1.0,),
+        affine: Affine | DeviceAffine | None = None,
+    ) -> Float[Tensor, "k h w"]:
+        """Denoise images of one micrograph with one normalisation, without waiting for a GPU.
+
+        Args:
+            images: On the device, in any unit: the full dose first, then parts of it.
+            shares: Of each in the full dose.
+            affine: Normalisation, if not that of the first image.
+
+        Returns:
+            Denoised intensities in the same unit, where `normalised` leaves them.
+        """
+        if affine is None:
+            of = DeviceAffine.of if self.device.type == "cuda" else Affine.of
+            affine = of(images[0])
+        outputs = [
+            self.normalised(affine.apply(image), share)
+            for image, share in zip(images, shares, strict=True)
+        ]
+        results = [affine.invert(output * self.info.output_gain) for output in outputs]
+        return results[0][None] if len(results) == 1 else torch.stack(results)
 
     @torch.inference_mode()
     def normalised(self, image: Float[Tensor, "h w"], dose: float = 1.0) -> Float[Tensor, "h w"]:
@@ -104,18 +167,19 @@ class Denoiser:
         Returns:
             On the device, or on the CPU if the amplitudes of a large image are restored.
         """
-        image = image.to(self._device)
         height, width = image.shape
-        stride = self.geometry.stride
-        padded = pad_to_multiple(image[None, None], stride)[0, 0]
-        told = torch.tensor([dose], device=self._device).log2()
-        output = self._stitched(padded, told)[:height, :width]
+        padded = pad_to_multiple(image.to(self.device)[None, None], self.geometry.stride)[0, 0]
+        # A number from the host's memory would make the host wait for the device.
+        told = torch.full((1,), math.log2(dose), device=self.device)
+        work = partial(self._stitched, told)
+        output = orientations.averaged(padded, work) if self.recipe.tta else work(padded)
+        output = output[:height, :width]
         if self._gain is None:
             return output
         return restore_amplitude(output.to(_place_to_restore(output)), self._gain)
 
     def _stitched(
-        self, image: Float[Tensor, "h w"], dose: Float[Tensor, "1"]
+        self, dose: Float[Tensor, "1"], image: Float[Tensor, "h w"]
     ) -> Float[Tensor, "h w"]:
         """Apply the network in tiles that fit; those of the next images are no larger."""
         work = partial(self._window, dose)
@@ -123,7 +187,9 @@ class Denoiser:
         for size in self._tile_sizes(image):
             tiles = plan_tiles(rows, columns, size, geometry.halo, geometry.stride)
             try:
-                return stitch(image, tiles, work)
+                result = stitch(image, tiles, work)
+                self._fits[image.shape] = size
+                return result
             except torch.OutOfMemoryError:
                 self._too_large = size or max(rows, columns)
             torch.cuda.empty_cache()  # outside of the handler, which holds what did not fit
@@ -134,10 +200,13 @@ class Denoiser:
 
     def _tile_sizes(self, image: Float[Tensor, "h w"]) -> Iterator[int]:
         """Yield edges of tiles to try, the largest first."""
-        if self._tile is not None or self._device.type != "cuda":
-            yield _CPU_TILE if self._tile is None else self._tile
+        tile = self.recipe.tile
+        if tile is not None or self.device.type != "cuda":
+            yield _CPU_TILE if tile is None else tile
             return
-        room = free_memory_bytes(self._device) * _SHARE_OF_FREE_MEMORY / _BYTES_PER_PX
+        if (known := self._fits.get(image.shape)) is not None:
+            yield known
+        room = free_memory_bytes(self.device) * _SHARE_OF_FREE_MEMORY / _BYTES_PER_PX
         for size in _GPU_TILES:
             pixels = (size + 2 * self.geometry.halo) ** 2 if size else image.numel()
             last = size == _GPU_TILES[-1]
@@ -148,8 +217,9 @@ class Denoiser:
     def label(self) -> str:
         """What was done, in a few words for a file's header."""
         restored = "" if self._gain is None else ", amplitudes restored"
+        averaged = ", 8 orientations" if self.recipe.tta else ""
         masked = ", masked" if self.info.target == "masked" else ""
-        return f"{self.info.network}{masked}{restored}"
+        return f"{self.info.network}{masked}{averaged}{restored}"
 
     @property
     def caveat(self) -> str | None:
@@ -164,7 +234,8 @@ class Denoiser:
     def _window(
         self, dose: Float[Tensor, "1"], window: Float[Tensor, "1 1 h w"]
     ) -> Float[Tensor, "1 1 h w"]:
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
+        half = self.recipe.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             return self.network(*inputs_of(self.network, window, dose)).float()
 
 
@@ -230,4 +301,20 @@ def describe_mismatch(info: ModelInfo, pixel_size_angstrom: float) -> str | None
     return (
         f"has {pixel_size_angstrom:g} Å/px, but the model was trained at "
         f"{info.pixel_size_angstrom:g} Å/px: expect a worse result, or train on this data"
+    )
+
+
+def describe_dose_mismatch(info: ModelInfo, dose_e_per_A2: float | None) -> str | None:
+    """Return a sentence if a dose is over 1.5 times the model's, or under two thirds of it.
+
+    Noise grows as the root of the dose: within these bounds it is within a quarter of what the
+    network expects.
+    """
+    if dose_e_per_A2 is None or info.dose_e_per_A2 is None:
+        return None
+    if 2 / 3 <= dose_e_per_A2 / info.dose_e_per_A2 <= 1.5:
+        return None
+    return (
+        f"the dose is {dose_e_per_A2:g} e/Å², but the model was trained at "
+        f"{info.dose_e_per_A2:g} e/Å²: expect a worse result, or train on this data"
     )

@@ -34,10 +34,29 @@ class Source:
 
 @dataclass(frozen=True)
 class Job:
-    """A micrograph and the file to denoise it to."""
+    """A micrograph and the file to denoise it to.
+
+    Attributes:
+        source: The micrograph, or the first of two halves.
+        target: Its result.
+        partner: The second half.
+        beside: Further files that are written.
+    """
 
     source: Source
     target: Path
+    partner: Path | None = None
+    beside: tuple[Path, ...] = ()
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """All files that are read."""
+        return (self.source.path,) if self.partner is None else (self.source.path, self.partner)
+
+    @property
+    def outputs(self) -> tuple[Path, ...]:
+        """All files that are written, but for pictures."""
+        return (self.target, *self.beside)
 
 
 def find_micrographs(inputs: Sequence[Path], out: Path) -> list[Source]:

@@ -8,7 +8,7 @@ import io as text_io
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, final
@@ -33,11 +33,11 @@ class Record:
         output: Path below the folder of results, with `/`.
         status: `skipped` is done, by an earlier run.
         error: Why it failed.
-        seconds: That it took.
+        seconds: From the start of reading to the end of writing, waiting for its turn included.
         pixel_size_angstrom: Å/px, if it is known.
-        input_bytes: Size of the input.
-        input_mtime_ns: When the input was last changed.
-        output_bytes: Size of the result.
+        input_bytes: Size of the input; of two halves, of both.
+        input_mtime_ns: When the input was last changed; of two halves, added up.
+        output_bytes: Size of all that was written of it but pictures.
         made_with: Checksum of everything else that decides the result.
     """
 
@@ -53,13 +53,16 @@ class Record:
     made_with: str = ""
 
 
-def describe_run(model: Path, precision: str, *, restore_amplitude: bool) -> dict[str, Any]:
+def describe_run(
+    model: Path, precision: str, *, restore_amplitude: bool, tta: bool = False
+) -> dict[str, Any]:
     """Return what decides the numbers of a run beside its inputs.
 
     Args:
         model: A run's folder or a model file.
         precision: Of the network.
         restore_amplitude: Whether amplitudes are restored.
+        tta: Whether orientations are averaged.
 
     Raises:
         CheckpointError: There is no model.
@@ -72,6 +75,7 @@ def describe_run(model: Path, precision: str, *, restore_amplitude: bool) -> dic
         "model_sha256": checksum,
         "precision": precision,
         "restore_amplitude": restore_amplitude,
+        "tta": tta,
     }
 
 
@@ -89,27 +93,27 @@ class Ledger:
     Args:
         out: The folder.
         settings: Of this run, for the summary.
-        total: Micrographs of this run.
+        outputs: Of this run; the summary keeps their order, in whatever order they are done.
 
     Raises:
         InputFileError: The records of earlier runs are damaged.
     """
 
-    def __init__(self, out: Path, settings: Mapping[str, Any], total: int) -> None:
+    def __init__(self, out: Path, settings: Mapping[str, Any], outputs: Sequence[str]) -> None:
         self._out = out
         self._settings = dict(settings)
-        self._total = total
+        self._outputs = tuple(outputs)
         self._records = _read(out / JSON_NAME)
         self._counts: Counter[str] = Counter()
         self._began = self._due = time.monotonic()
 
-    def earlier(self, output: str) -> Record | None:
-        """Return the record of a result, if there is one and its file is as it was written."""
+    def earlier(self, output: str, files: Sequence[Path]) -> Record | None:
+        """Return the record of a result, if there is one and all its files are as written."""
         record = self._records.get(output)
         if record is None or record.status == "failed":
             return None
         try:
-            whole = (self._out / output).stat().st_size == record.output_bytes
+            whole = sum(path.stat().st_size for path in files) == record.output_bytes
         except OSError:
             return None
         return record if whole else None
@@ -126,22 +130,28 @@ class Ledger:
         start = time.monotonic()
         counts = {status: self._counts[status] for status in ("done", "skipped", "failed")}
         totals = {
-            "micrographs": self._total,
+            "micrographs": len(self._outputs),
             **counts,
             "seconds": round(start - self._began, 3),
         }
         about = {"clearice_version": __version__, "settings": self._settings, "totals": totals}
-        rows = [asdict(record) for record in self._records.values()]
+        rows = [asdict(record) for record in self._in_order()]
         io.write_json(self._out / JSON_NAME, {**about, "micrographs": rows})
         now = time.monotonic()
         self._due = now + max(_SECONDS_BETWEEN_WRITES, (now - start) / _WRITE_SHARE)
+
+    def _in_order(self) -> list[Record]:
+        """Return those of other runs first, then those of this one, as they were given."""
+        mine = set(self._outputs)
+        others = [record for name, record in self._records.items() if name not in mine]
+        return others + [self._records[name] for name in self._outputs if name in self._records]
 
     def write_csv(self) -> None:
         """Write the records as a table, atomically."""
         text = text_io.StringIO()
         table = csv.DictWriter(text, _COLUMNS, extrasaction="ignore", lineterminator="\n")
         table.writeheader()
-        table.writerows(asdict(record) for record in self._records.values())
+        table.writerows(asdict(record) for record in self._in_order())
         # A path need not be text: bytes that are none are spelt out.
         spelt = text.getvalue().encode("utf-8", "backslashreplace").decode()
         io.write_text(self._out / CSV_NAME, spelt)

@@ -29,6 +29,7 @@ REFUSED_MODES = {
 # Read, but no mode to advise: SerialEM's 4-bit K2 and K3 movies, an extension of IMOD's.
 _PACKED_MODE = 101
 _HEADER_BYTES = 1024
+_PIECE = 1 << 18
 _IMOD_STAMP = 1146047817
 _IMOD_SIGNED_BYTES = 1
 _IMOD_TWO_PIXELS_A_BYTE = 16
@@ -269,22 +270,30 @@ def _copy_header(like: Path, handle: Any) -> None:
 class _MrcFile(mrcfile.mrcfile.MrcFile):  # type: ignore[misc]
     """A file whose statistics are right, and taken in one pass.
 
-    mrcfile sums in the data's own type, which overflows for float16 and is slow; here one section
-    at a time is widened, so that a stack is not held once more.
+    mrcfile sums in the data's own type, which overflows for float16 and is slow; here pieces that
+    stay in the processor's cache are widened and summed, so that the image is read once.
     """
 
     def update_header_stats(self) -> None:
         """Write least, largest, mean and standard deviation into the header."""
-        sections = self.data[None] if self.data.ndim == 2 else self.data
-        sums = []
-        for section in sections:
-            wide = torch.from_numpy(section.astype(np.float32))
-            least, most = wide.aminmax()
-            mean = wide.mean(dtype=torch.float64)
-            # About the section's own mean, squares of float32 add up without loss.
-            spread = (wide - mean.float()).square().mean(dtype=torch.float64)
-            sums.append([float(value) for value in (least, most, mean, spread)])
-        least_of, most_of, means, spreads = np.array(sums).T
-        self.header.dmin, self.header.dmax = least_of.min(), most_of.max()
-        self.header.dmean = means.mean()
-        self.header.rms = np.sqrt(spreads.mean() + means.var())
+        values = self.data.reshape(-1)
+        pieces = [values[i : i + _PIECE] for i in range(0, values.size, _PIECE)]
+        least, most, means, spreads = np.array([_statistics(piece) for piece in pieces]).T
+        shares = np.array([piece.size for piece in pieces]) / values.size
+        mean = (shares * means).sum()
+        self.header.dmin, self.header.dmax, self.header.dmean = least.min(), most.max(), mean
+        self.header.rms = np.sqrt((shares * (spreads + (means - mean) ** 2)).sum())
+
+
+def _statistics(piece: Pixels) -> tuple[float, float, float, float]:
+    """Return least, largest, mean and mean square about the mean.
+
+    numpy adds float32 in pairs, with errors that grow with the logarithm of their number; about
+    their own mean nothing is lost of the squares.
+    """
+    wide = piece.astype(np.float32, copy=False)
+    centre = wide.mean()
+    rest = wide - centre
+    off = float(rest.mean())
+    spread = float(np.square(rest, out=rest).mean()) - off**2
+    return float(wide.min()), float(wide.max()), float(centre) + off, max(0.0, spread)

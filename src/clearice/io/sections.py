@@ -156,7 +156,8 @@ def micrograph_of(source: Sections, pixel_size_angstrom: float | None) -> Microg
     """
     pixels = image_of(source, "micrograph")
     size, assumed = _pixel_size(source, pixel_size_angstrom)
-    if pixels.min() == pixels.max():
+    least, most = pixels.aminmax()
+    if least == most:
         raise InputFileError(
             source.path, f"is constant (every pixel {float(pixels[0, 0]):g})", "leave it out"
         )
