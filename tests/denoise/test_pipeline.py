@@ -139,6 +139,25 @@ def test_what_ends_the_batch_lets_writing_finish(stage: str, kind: type[BaseExce
     assert not [t for t in threading.enumerate() if t.name.startswith("ThreadPool")]
 
 
+def test_what_is_told_may_end_the_batch_and_all_is_told_once() -> None:
+    written: list[int] = []
+    told: list[int] = []
+
+    def write(job: int, item: int) -> None:
+        time.sleep(0.005)
+        written.append(job)
+
+    def done(job: int, _: object) -> None:
+        told.append(job)
+        if len(told) >= 3:
+            raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough"):
+        Overlapped(Listed(range(50)), _same, _same, write, done, LANES).run()
+    assert sorted(told) == sorted(written)
+    assert len(written) < 50
+
+
 def test_threads_beside_the_network_leave_it_the_processors() -> None:
     before = torch.get_num_threads()
     seen: list[int] = []
