@@ -139,6 +139,25 @@ def test_what_ends_the_batch_lets_writing_finish(stage: str, kind: type[BaseExce
     assert not [t for t in threading.enumerate() if t.name.startswith("ThreadPool")]
 
 
+def test_what_is_told_may_end_the_batch_and_all_is_told_once() -> None:
+    written: list[int] = []
+    told: list[int] = []
+
+    def write(job: int, item: int) -> None:
+        time.sleep(0.005)
+        written.append(job)
+
+    def done(job: int, _: object) -> None:
+        told.append(job)
+        if len(told) >= 3:
+            raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough"):
+        Overlapped(Listed(range(50)), _same, _same, write, done, LANES).run()
+    assert sorted(told) == sorted(written)
+    assert len(written) < 50
+
+
 def test_threads_beside_the_network_leave_it_the_processors() -> None:
     before = torch.get_num_threads()
     seen: list[int] = []
@@ -170,11 +189,13 @@ def test_an_interruption_leaves_whole_results_and_their_records(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Denoiser, "together", interrupted)
         denoise_files(images, denoiser, out, settings=settings)
-    assert sorted(path.name for path in out.glob("*.mrc")) == [f"{i:02d}.mrc" for i in range(4)]
+    kept = sorted(path.name for path in out.glob("*.mrc"))
+    assert kept == [f"{i:02d}.mrc" for i in range(len(kept))]
+    assert 2 <= len(kept) <= 4
     assert list(out.rglob("*.partial")) == []
     said: list[str] = []
     denoise_files(images, denoiser, out, settings=settings, say=said.append)
-    assert said == ["4 of 8 are done already"]
+    assert said == [f"{len(kept)} of 8 are done already"]
     for image in images:
         expected = denoiser(io.read_micrograph(image).pixels)
         assert torch.equal(io.read_micrograph(out / image.name).pixels, expected)

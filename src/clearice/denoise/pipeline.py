@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar, final
 
@@ -38,10 +38,12 @@ class Lanes:
     Attributes:
         readers: Threads that read.
         writers: Threads that write.
+        computing: Micrographs in the network: two keep a GPU busy.
     """
 
     readers: int = 1
     writers: int = 1
+    computing: int = 1
 
     @classmethod
     def of(cls, device: torch.device, processes: int = 1) -> Lanes:
@@ -53,7 +55,7 @@ class Lanes:
         if device.type != "cuda":
             return cls()
         share = processors() // processes
-        return cls(max(1, min(4, share // 4)), max(1, min(6, share // 3)))
+        return cls(max(1, min(4, share // 4)), max(1, min(6, share // 3)), 2)
 
     @property
     def ahead(self) -> int:
@@ -62,8 +64,8 @@ class Lanes:
 
     @property
     def leaving(self) -> int:
-        """Most micrographs that are in the network or being written: two keep a GPU busy."""
-        return 2 + self.writers
+        """Most micrographs that are in the network or being written."""
+        return self.computing + self.writers
 
     @property
     def in_flight(self) -> int:
@@ -147,11 +149,7 @@ class Overlapped(Generic[J, L, W, R]):
                         wait(self._writing, return_when=FIRST_COMPLETED)
                     self._report()
             except BaseException:
-                for _, loading in self._reading:
-                    loading.cancel()
-                wait(self._writing)
-                # What failed too has nothing to add to what is being raised.
-                self._report(only_told=True)
+                self._finish_writing()
                 raise
 
     def _read_ahead(self, readers: ThreadPoolExecutor) -> None:
@@ -174,13 +172,25 @@ class Overlapped(Generic[J, L, W, R]):
             return
         self._writing[writers.submit(self._write, job, self._compute(loaded))] = job
 
-    def _report(self, *, only_told: bool = False) -> None:
+    def _report(self) -> None:
         for future in [future for future in self._writing if future.done()]:
-            job, error = self._writing.pop(future), future.exception()
-            if isinstance(error, InputFileError):
-                self._done(job, error)
-            elif error is None or not only_told:
-                self._done(job, future.result())
+            job = self._writing.pop(future)
+            try:
+                result: R | InputFileError = future.result()
+            except InputFileError as error:
+                result = error
+            self._done(job, result)
+
+    def _finish_writing(self) -> None:
+        """Drop what has not begun to be written, and tell of what has."""
+        for _, loading in self._reading:
+            loading.cancel()
+        self._writing = {f: job for f, job in self._writing.items() if not f.cancel()}
+        wait(self._writing)
+        while self._writing:
+            # What fails too has nothing to add to what is being raised.
+            with suppress(Exception):
+                self._report()
 
 
 @contextmanager
