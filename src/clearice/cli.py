@@ -442,6 +442,9 @@ def denoise(
     model: Path,
     out: Out,
     pairs: Annotated[tuple[str, str] | None, Parameter(negative="")] = None,
+    movies: Annotated[bool, Parameter(negative="")] = False,
+    gain: Path | None = None,
+    align: Literal["none", "global"] = "none",
     device: Device = "auto",
     tile: int | None = None,
     precision: Precision = "float32",
@@ -460,12 +463,16 @@ def denoise(
 
     Example: clearice denoise micrographs/*.mrc --model run --out denoised
     Example: clearice denoise --pairs 'halves/*_ODD.mrc' 'halves/*_EVN.mrc' --model run --out check
+    Example: clearice denoise --movies movies/*.tif --gain gain.mrc --model run --out denoised
 
     Args:
         inputs: Micrographs, folders of them, one STAR list of them, or one data set.
         model: A run's folder or a model file.
         out: Folder for the results.
         pairs: Two quoted patterns of halves, whose mean and each of which are denoised.
+        movies: Inputs are movies, whose frames are added up first, into OUT/dataset.
+        gain: Of movies: gain reference still to be applied.
+        align: Of movies: whole-frame motion: left, or found and corrected.
         device: auto, cpu, cuda, cuda:N or mps; several, such as cuda:0,cuda:1, or all GPUs: all.
         tile: Edge of a tile, px; 0 is the whole image (default: as memory allows).
         precision: Of the network.
@@ -477,24 +484,31 @@ def denoise(
         previews: Also write pictures, into previews/.
         force: Do again what is done already.
         split: Of a data set: which micrographs (default: test).
-        halves: Of a data set: also denoise the even and odd halves, for evaluation.
+        halves: Of a data set or movies: also denoise the even and odd halves, for evaluation.
         restore_amplitude: Raise what was damped to the power of the signal, as the model's
             calibration says.
     """
     from clearice import denoise as room
     from clearice.console import progress_bar, say
     from clearice.data import Split
+    from clearice.workflows.movies import denoise_movies
 
     options = room.OutputOptions(format, dtype, previews)
-    kind = _denoise_kind(inputs, pairs)
-    only_files = {
-        "--format": format != "mrc",
-        "--dtype": dtype != "float32",
-        "--previews": previews,
-    }
-    only_sets = {"--halves": halves, "--split": split is not None}
-    own_size = {"--pixel-size": pixel_size is not None, "--dose": dose is not None}
-    _refuse_options(kind, {"micrographs": only_files, "a data set": only_sets, "images": own_size})
+    kind = _denoise_kind(inputs, pairs, movies=movies)
+    _refuse_options(
+        kind,
+        {
+            "--format": format != "mrc",
+            "--dtype": dtype != "float32",
+            "--previews": previews,
+            "--gain": gain is not None,
+            "--align": align != "none",
+            "--split": split is not None,
+            "--halves": halves,
+            "--pixel-size": pixel_size is not None,
+            "--dose": dose is not None,
+        },
+    )
     named = [] if pairs is None else _named_pairs(*pairs)
     devices = _devices(device)
     recipe = room.Recipe(model, tile, precision, restore_amplitude, tta)
@@ -503,6 +517,14 @@ def denoise(
         say(f"warning: {denoiser.caveat}")
     settings = room.describe_run(model, precision, restore_amplitude=restore_amplitude, tta=tta)
     how: dict[str, Any] = {"settings": settings, "devices": devices[1:], "force": force}
+    if kind == "movies":
+        known = {"pixel_size_angstrom": pixel_size, "dose_e_per_A2": dose}
+        corrections = {"gain": gain, "align": align, **known}
+        written = denoise_movies(
+            inputs, denoiser, out, corrections, progress_bar, say, halves=halves, **how
+        )
+        print(f"{len(written)} micrographs in {out}")
+        return
     with progress_bar("denoise", unit="micrographs") as update:
         if kind == "a data set":
             kept = Split(split or "test")
@@ -519,16 +541,18 @@ def denoise(
     print(f"{len(written)} micrographs in {out}")
 
 
-def _denoise_kind(inputs: tuple[Path, ...], pairs: tuple[str, str] | None) -> str:
-    """Tell what is to be denoised: micrographs, a data set or pairs."""
+def _denoise_kind(inputs: tuple[Path, ...], pairs: tuple[str, str] | None, *, movies: bool) -> str:
+    """Tell what is to be denoised: micrographs, movies, a data set or pairs."""
     from clearice.data import MANIFEST_NAME
 
     if pairs is not None:
-        if inputs:
+        if inputs or movies:
             raise ConfigError("--pairs takes the place of other inputs; leave one of them out")
         return "pairs"
     if not inputs:
         raise ConfigError("give micrographs, a folder of them, a data set, or --pairs")
+    if movies:
+        return "movies"
     is_dataset = len(inputs) == 1 and (inputs[0] / MANIFEST_NAME).is_file()
     return "a data set" if is_dataset else "micrographs"
 
@@ -539,13 +563,22 @@ def _named_pairs(odd: str, even: str) -> list[tuple[str, Path, Path]]:
     return [(pair.name, pair.first, pair.second) for pair in match_pairs(odd, even)]
 
 
-def _refuse_options(kind: str, groups: dict[str, dict[str, bool]]) -> None:
+# What options of `denoise` are for; the others are for all.
+_KINDS = {
+    **dict.fromkeys(("--format", "--dtype", "--previews"), ("micrographs",)),
+    **dict.fromkeys(("--gain", "--align"), ("movies",)),
+    "--split": ("a data set",),
+    "--halves": ("a data set", "movies"),
+    **dict.fromkeys(("--pixel-size", "--dose"), ("micrographs", "movies", "pairs")),
+}
+
+
+def _refuse_options(kind: str, given: dict[str, bool]) -> None:
     """Refuse options that were given but are for inputs of another kind."""
-    fitting = {kind} if kind == "a data set" else {kind, "images"}
-    for owner, given in groups.items():
-        names = [name for name, is_given in given.items() if is_given]
-        if owner not in fitting and names:
-            raise ConfigError(f"{', '.join(names)}: for {owner}, not for {kind}; leave them out")
+    wrong = [name for name, is_given in given.items() if is_given and kind not in _KINDS[name]]
+    if wrong:
+        owner = " or ".join(_KINDS[wrong[0]])
+        raise ConfigError(f"{', '.join(wrong)}: for {owner}, not for {kind}; leave them out")
 
 
 @app.command

@@ -179,7 +179,7 @@ def image_of(source: Sections, kind: str = "image") -> Float[Tensor, "h w"]:
             source.path,
             f"is three-dimensional ({' × '.join(map(str, source.shape))}) where a 2-D {kind} is "
             "meant",
-            "sum its frames first ('clearice prepare' reads movies)",
+            "sum its frames first (movies: 'clearice prepare', 'clearice denoise --movies')",
         )
     return _to_tensor(source.path, source.read(0))
 
