@@ -1,0 +1,258 @@
+"""The lines of the card: a number, its interval, a light, and what it means in plain words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from clearice.evaluate import estimates
+from clearice.evaluate.artefacts import Artefacts, checkerboard_amplitude, seam_amplitude
+from clearice.evaluate.bootstrap import Estimate, Resampling
+from clearice.evaluate.half_sums import HalfSums
+from clearice.evaluate.pattern import Pattern
+from clearice.evaluate.slots import N_BANDS, TOTAL, band_edges
+from clearice.evaluate.thresholds import LIMITS, Light
+from clearice.metrics import snr_db
+
+if TYPE_CHECKING:
+    from clearice.evaluate.card import Measurements
+
+Slots = dict[str, list[Estimate]]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the card.
+
+    Attributes:
+        name: As in the documentation.
+        estimate: The number and its interval.
+        unit: Of the number.
+        light: Verdict; `none` where a number is neither good nor bad.
+        line: What it says, in plain words.
+    """
+
+    name: str
+    estimate: Estimate
+    unit: str
+    light: Light
+    line: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        texts = {"unit": self.unit, "light": self.light, "line": self.line}
+        return {"name": self.name, **self.estimate.as_json(), **texts}
+
+
+def format_card(entries: tuple[Entry, ...]) -> str:
+    """Return the card for the terminal."""
+    rows = [("light", "measure", "value", "95 % interval")]
+    rows += [("" if e.light == "none" else e.light, e.name, *_numbers(e)) for e in entries]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = ["".join(c.ljust(w + 2) for c, w in zip(row, widths, strict=True)) for row in rows]
+    lines[0] += "what it says"
+    said = [line + entry.line for line, entry in zip(lines[1:], entries, strict=True)]
+    return "\n".join([lines[0].rstrip(), *said])
+
+
+def _numbers(entry: Entry) -> tuple[str, str]:
+    def number(value: float) -> str:
+        return f"{value:.3g}" if math.isfinite(value) else "–"
+
+    e = entry.estimate
+    unit = f" {entry.unit}" if entry.unit == "dB" else ""
+    interval = "" if math.isnan(e.low) else f"{number(e.low)} to {number(e.high)}"
+    return number(e.value) + unit, interval
+
+
+def make_entries(
+    measurements: Measurements, by_slot: Slots, seed: int, *, unequal: bool
+) -> list[Entry]:
+    """Write the lines.
+
+    Args:
+        measurements: Of all micrographs.
+        by_slot: Estimates in each slot.
+        seed: Of the resampling.
+        unequal: The halves differ in noise, so they stand for no one dose.
+    """
+    resampling = Resampling.of(len(measurements.names), seed)
+    return [
+        *_truth_entries(measurements.sums, by_slot, resampling, unequal=unequal),
+        _gain(by_slot, measurements.pattern),
+        *_signal_entries(by_slot),
+        _whiteness(by_slot, measurements.pixel_size_angstrom),
+        *_artefact_entries(measurements.artefacts, resampling),
+        _pattern(measurements.pattern),
+        Entry(
+            "naive_frc",
+            by_slot["naive_frc_denoised_halves"][TOTAL],
+            "",
+            "none",
+            "agreement of the denoised halves: counts inventions as signal, so it is no quality",
+        ),
+    ]
+
+
+def _of_sums(
+    sums: HalfSums, resampling: Resampling, function: Callable[[HalfSums], Tensor]
+) -> Estimate:
+    """Estimate a function of the sums over all frequencies."""
+    return resampling.estimate(
+        function(sums.total())[TOTAL : TOTAL + 1],
+        lambda w: function(sums.weighted(w))[:, TOTAL : TOTAL + 1],
+    )[0]
+
+
+def _truth_entries(
+    sums: HalfSums, by_slot: Slots, resampling: Resampling, *, unequal: bool
+) -> list[Entry]:
+    rho, raw = by_slot["correlation_with_truth"][TOTAL], by_slot["correlation_with_truth_raw"]
+    better = _of_sums(
+        sums,
+        resampling,
+        lambda s: estimates.truth_correlation(s) - estimates.raw_correlation(s),
+    )
+    both = _of_sums(sums, resampling, estimates.mean_correlation)
+    light = LIMITS["improvement"].light(better)
+    dose = "a half of the dose (the halves' noise differs)" if unequal else "half of the dose"
+    return [
+        Entry(
+            "correlation",
+            rho,
+            "",
+            light,
+            f"correlation of the denoised halves with the unknown truth; raw: "
+            f"{raw[TOTAL].value:.3f}",
+        ),
+        Entry("snr_half_dose", _decibels(rho), "dB", light, f"signal-to-noise ratio at {dose}"),
+        Entry(
+            "full_dose",
+            _decibels(both),
+            "dB",
+            "none",
+            "of the mean of both denoised halves; the full-dose result itself has no independent "
+            "image to be judged by",
+        ),
+    ]
+
+
+def _decibels(rho: Estimate) -> Estimate:
+    def change(value: float) -> float:
+        return snr_db(min(max(value, 0.0), 1.0)) if not math.isnan(value) else value
+
+    return rho.map(change)
+
+
+def _gain(by_slot: Slots, pattern: Pattern) -> Entry:
+    gain = by_slot["gain"][TOTAL]
+    light = LIMITS["gain"].light(gain)
+    if math.isnan(gain.low) and light == "green":
+        light = "amber"
+    if light == "green" and pattern.flagged:
+        light = "amber"
+        line = "no claim: a fixed pattern is flagged, and may look like a gain"
+    elif light == "green":
+        line = "more of the truth than any radial low-pass of this response shows"
+    elif light == "red":
+        line = "less of the truth than a plain low-pass of the same response"
+    else:
+        line = "no proof that it shows more than a plain low-pass of the same response"
+    return Entry("gain", gain, "", light, line)
+
+
+def _signal_entries(by_slot: Slots) -> list[Entry]:
+    transfer, removed = by_slot["signal_transfer"][TOTAL], by_slot["excess_removal"][TOTAL]
+    noise, bias, error = (by_slot[name][TOTAL] for name in ("residual_noise", "bias", "error"))
+    leaves = LIMITS["excess_removal"].light(removed)
+    residual = by_slot["residual_correlation"][TOTAL]
+    return [
+        Entry("signal_transfer", transfer, "", leaves, "share of the signal's amplitude kept"),
+        Entry(
+            "signal_removed",
+            removed,
+            "",
+            leaves,
+            f"amplitude removed beyond what the uncertainty asks for; the removed part "
+            f"correlates with the truth at {residual.value:.3f}",
+        ),
+        Entry("residual_noise", noise, "var S", "none", "noise left, over the signal's power"),
+        Entry("bias", bias, "var S", "none", "error that both halves share, over the signal's"),
+        Entry(
+            "error",
+            error,
+            "var S",
+            LIMITS["error"].light(error),
+            "noise and bias together; an empty image has 1",
+        ),
+    ]
+
+
+def _whiteness(by_slot: Slots, pixel_size_angstrom: float) -> Entry:
+    """Take the band in which most was removed beyond the noise, judged by its interval."""
+    bands = by_slot["residual_power"][:N_BANDS]
+
+    def surely(band: int) -> float:
+        estimate = bands[band]
+        low = estimate.value if math.isnan(estimate.low) else estimate.low
+        return low if math.isfinite(estimate.value) else -math.inf
+
+    worst = max(range(N_BANDS), key=surely)
+    resolution = pixel_size_angstrom / band_edges()
+    coarse, fine = (float(resolution[worst + k]) for k in (0, 1))
+    where = f"{coarse:.3g}–{fine:.2g} Å" if math.isfinite(coarse) else f"above {fine:.3g} Å"
+    return Entry(
+        "removed_power",
+        bands[worst],
+        "noise",
+        LIMITS["residual_power"].light(bands[worst]),
+        f"power removed over that of the noise, largest at {where}; above 1 it was not all noise",
+    )
+
+
+def _artefact_entries(artefacts: Artefacts, resampling: Resampling) -> list[Entry]:
+    def estimate(function: Callable[[Artefacts], Tensor]) -> Estimate:
+        ones = torch.ones(1, len(artefacts.variance), dtype=torch.float64)
+        value = function(artefacts.weighted(ones))
+        return resampling.estimate(value, lambda w: function(artefacts.weighted(w))[:, None])[0]
+
+    seams, board = estimate(seam_amplitude), estimate(checkerboard_amplitude)
+    if math.isnan(seams.value):
+        seam_light: Light = "none"
+        seam_line = "not measured; give --tile, the edge of the tiles"
+    else:
+        seam_light = LIMITS["seams"].light(seams)
+        seam_line = "steps between tiles, over the contrast of the picture"
+    return [
+        Entry("seams", seams, "", seam_light, seam_line),
+        Entry(
+            "checkerboard",
+            board,
+            "",
+            LIMITS["checkerboard"].light(board),
+            "what repeats every 2 or 4 px, over the contrast of the picture",
+        ),
+    ]
+
+
+def _pattern(pattern: Pattern) -> Entry:
+    share = pattern.between
+    if math.isnan(share.value):
+        share = pattern.near_nyquist
+    spread = 1.96 * share.error
+    estimate = Estimate(share.value, share.value - spread, share.value + spread, share.error)
+    if pattern.flagged:
+        names = ", ".join(name for name, s in pattern.shares.items() if s.flagged)
+        line = (
+            f"fixed pattern of the detector ({names}): it counts as signal in every other line; "
+            "use clearice prepare --fix-pattern"
+        )
+        return Entry("fixed_pattern", estimate, "", "red", line)
+    weak = any(s.significant for s in pattern.shares.values())
+    line = "a weak fixed pattern is left" if weak else "no fixed pattern of the detector found"
+    return Entry("fixed_pattern", estimate, "", "amber" if weak else "green", line)
