@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic, Protocol, Self, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from clearice.seeds import derive_seed
 
-_DRAWS = 4000
+_DRAWS = 2000
 _LEVEL = 0.95
 _ONE_SIGMA = 0.6827
 
@@ -51,21 +52,36 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+class _Sums(Protocol):
+    """Sums of each micrograph."""
+
+    def weighted(self, weights: Float[Tensor, "draws micrographs"]) -> Self:
+        """Return weighted sums over the micrographs, one for each draw."""
+        ...
+
+
+S = TypeVar("S", bound=_Sums)
+
+
 @dataclass(frozen=True)
-class Resampling:
-    """How much each micrograph counts in each draw; the mean weight is 1.
+class Resampled(Generic[S]):
+    """Sums over all micrographs, and over sets of them that could have been recorded as well.
 
     Attributes:
+        n_micrographs: Without a second one there are no intervals.
+        all: Every micrograph once, as one draw.
         plain: Draws of the spread of a sum.
         wide: The same, wider by how little a few micrographs tell of their own spread.
     """
 
-    plain: Float[Tensor, "draws micrographs"]
-    wide: Float[Tensor, "draws micrographs"]
+    n_micrographs: int
+    all: S
+    plain: S
+    wide: S
 
     @classmethod
-    def of(cls, n_micrographs: int, seed: int) -> Resampling:
-        """Draw the weights.
+    def of(cls, sums: S, n_micrographs: int, seed: int) -> Resampled[S]:
+        """Draw sets of micrographs.
 
         A micrograph gets the weight 1 + √(n/(n−1)) (ξ − ξ̄), ξ normal, instead of the number of
         times it was drawn. Sums then have the spread of the classical bootstrap (with the n − 1
@@ -81,26 +97,28 @@ class Resampling:
         spread = (normal - normal.mean(1, keepdim=True)) * math.sqrt(n_micrographs / freedom)
         chi = torch.randn(_DRAWS, freedom, generator=generator, dtype=torch.float64)
         factor = (freedom / chi.square().sum(1)).sqrt()[:, None]
-        return cls(1 + spread, 1 + factor * spread)
+        once = torch.ones(1, n_micrographs, dtype=torch.float64)
+        weights = once, 1 + spread, 1 + factor * spread
+        return cls(n_micrographs, *(sums.weighted(w) for w in weights))
 
     def estimate(
-        self,
-        value: Float[Tensor, "n"],
-        draw: Callable[[Float[Tensor, "draws micrographs"]], Float[Tensor, "draws n"]],
+        self, function: Callable[[S], Float[Tensor, "draws n"]], bound: float = math.inf
     ) -> list[Estimate]:
-        """Return each value with its interval.
+        """Return each of the values that follow from the sums, with its interval.
 
         Args:
-            value: From the unweighted sums.
-            draw: From weighted sums; ±∞ or NaN where undefined, which widens the interval.
+            function: Of sums; NaN where undefined, which leaves the interval open.
+            bound: Largest absolute value that is possible.
         """
-        if self.plain.shape[1] < 2:
-            return [Estimate(v, math.nan, math.nan, math.nan) for v in value.tolist()]
-        low, high = _limits(draw(self.wide), _LEVEL)
-        near_low, near_high = _limits(draw(self.plain), _ONE_SIGMA)
-        error = (near_high - near_low) / 2
-        rows = zip(value.tolist(), low.tolist(), high.tolist(), error.tolist(), strict=True)
-        return [Estimate(v, lo, hi, e) for v, lo, hi, e in rows]
+        value = function(self.all)[0].tolist()
+        if self.n_micrographs < 2:
+            return [Estimate(v, math.nan, math.nan, math.nan) for v in value]
+        low, high = (
+            limit.clamp(-bound, bound).tolist() for limit in _limits(function(self.wide), _LEVEL)
+        )
+        near_low, near_high = _limits(function(self.plain), _ONE_SIGMA)
+        error = ((near_high - near_low) / 2).tolist()
+        return [Estimate(*row) for row in zip(value, low, high, error, strict=True)]
 
 
 def _limits(draws: Float[Tensor, "draws n"], level: float) -> tuple[Tensor, Tensor]:

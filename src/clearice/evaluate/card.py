@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,16 @@ from clearice import __version__, io
 from clearice.errors import ConfigError, InputFileError, PairingError
 from clearice.evaluate import estimates
 from clearice.evaluate.artefacts import Artefacts, stack_artefacts
-from clearice.evaluate.bootstrap import Estimate, Resampling
+from clearice.evaluate.bootstrap import Estimate, Resampled
 from clearice.evaluate.cases import Case, load, match_cases
-from clearice.evaluate.entries import Entry, make_entries
+from clearice.evaluate.entries import (
+    Entry,
+    artefact_entries,
+    naive_entry,
+    pattern_entry,
+    sum_entries,
+    whiteness_entry,
+)
 from clearice.evaluate.half_sums import HalfSums, measure, stack_sums
 from clearice.evaluate.pattern import Pattern, Shared, find_pattern
 from clearice.evaluate.slots import (
@@ -173,7 +181,7 @@ def measure_all(
         stacked,
         stack_artefacts(artefacts),
         count,
-        find_pattern(stacked.total(), count, shared),
+        find_pattern(stacked.total(), count, shared, pixel_size),
         tuple(map(str, errors)),
     )
 
@@ -188,27 +196,30 @@ def _refuse_other_pixels(case: Case, pixel_size: float, first: float) -> None:
 
 
 def estimate_slots(
-    measurements: Measurements, seed: int, *functions: Callable[[HalfSums], Tensor]
+    sums: Resampled[HalfSums], *functions: Callable[[HalfSums], Tensor]
 ) -> list[list[Estimate]]:
     """Return each function of the sums in every slot, with intervals over micrographs."""
-    sums = measurements.sums
-    resampling = Resampling.of(len(measurements.names), seed)
-    total = sums.total()
-    return [
-        resampling.estimate(function(total), lambda w, f=function: f(sums.weighted(w)))  # type: ignore[misc]
-        for function in functions
-    ]
+    correlations = estimates.CORRELATIONS
+    return [sums.estimate(f, 1.0 if f in correlations else math.inf) for f in functions]
 
 
 def make_card(measurements: Measurements, seed: int = 0) -> Card:
     """Turn measurements into a card."""
     names = list(estimates.BY_BAND)
-    rows = estimate_slots(measurements, seed, *estimates.BY_BAND.values())
+    sums = Resampled.of(measurements.sums, len(measurements.names), seed)
+    artefacts = Resampled.of(measurements.artefacts, len(measurements.names), seed)
+    rows = estimate_slots(sums, *estimates.BY_BAND.values())
     by_slot = dict(zip(names, rows, strict=True))
     total = measurements.sums.total()
     ratio = float((total.raw + total.unbalance)[FAST] / (total.raw - total.unbalance)[FAST])
     unequal = max(ratio, 1 / ratio) > _UNEQUAL_NOISE
-    entries = make_entries(measurements, by_slot, seed, unequal=unequal)
+    entries = [
+        *sum_entries(sums, by_slot, measurements.pattern, unequal=unequal),
+        whiteness_entry(by_slot, measurements.pixel_size_angstrom),
+        *artefact_entries(artefacts),
+        pattern_entry(measurements.pattern),
+        naive_entry(by_slot),
+    ]
     pattern = measurements.pattern
     values: dict[str, Any] = {
         "kind": "card",

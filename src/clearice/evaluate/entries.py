@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-import torch
-from torch import Tensor
+from typing import Any
 
 from clearice.evaluate import estimates
 from clearice.evaluate.artefacts import Artefacts, checkerboard_amplitude, seam_amplitude
-from clearice.evaluate.bootstrap import Estimate, Resampling
+from clearice.evaluate.bootstrap import Estimate, Resampled
 from clearice.evaluate.half_sums import HalfSums
 from clearice.evaluate.pattern import Pattern
 from clearice.evaluate.slots import N_BANDS, TOTAL, band_edges
 from clearice.evaluate.thresholds import LIMITS, Light
 from clearice.metrics import snr_db
-
-if TYPE_CHECKING:
-    from clearice.evaluate.card import Measurements
 
 Slots = dict[str, list[Estimate]]
 
@@ -70,55 +63,22 @@ def _numbers(entry: Entry) -> tuple[str, str]:
     return number(e.value) + unit, interval
 
 
-def make_entries(
-    measurements: Measurements, by_slot: Slots, seed: int, *, unequal: bool
+def sum_entries(
+    sums: Resampled[HalfSums], by_slot: Slots, pattern: Pattern, *, unequal: bool
 ) -> list[Entry]:
-    """Write the lines.
+    """Write what the halves say of the signal.
 
     Args:
-        measurements: Of all micrographs.
+        sums: Of the micrographs.
         by_slot: Estimates in each slot.
-        seed: Of the resampling.
+        pattern: What the halves share that is no specimen.
         unequal: The halves differ in noise, so they stand for no one dose.
     """
-    resampling = Resampling.of(len(measurements.names), seed)
-    return [
-        *_truth_entries(measurements.sums, by_slot, resampling, unequal=unequal),
-        _gain(by_slot, measurements.pattern),
-        *_signal_entries(by_slot),
-        _whiteness(by_slot, measurements.pixel_size_angstrom),
-        *_artefact_entries(measurements.artefacts, resampling),
-        _pattern(measurements.pattern),
-        Entry(
-            "naive_frc",
-            by_slot["naive_frc_denoised_halves"][TOTAL],
-            "",
-            "none",
-            "agreement of the denoised halves: counts inventions as signal, so it is no quality",
-        ),
-    ]
-
-
-def _of_sums(
-    sums: HalfSums, resampling: Resampling, function: Callable[[HalfSums], Tensor]
-) -> Estimate:
-    """Estimate a function of the sums over all frequencies."""
-    return resampling.estimate(
-        function(sums.total())[TOTAL : TOTAL + 1],
-        lambda w: function(sums.weighted(w))[:, TOTAL : TOTAL + 1],
-    )[0]
-
-
-def _truth_entries(
-    sums: HalfSums, by_slot: Slots, resampling: Resampling, *, unequal: bool
-) -> list[Entry]:
     rho, raw = by_slot["correlation_with_truth"][TOTAL], by_slot["correlation_with_truth_raw"]
-    better = _of_sums(
-        sums,
-        resampling,
-        lambda s: estimates.truth_correlation(s) - estimates.raw_correlation(s),
-    )
-    both = _of_sums(sums, resampling, estimates.mean_correlation)
+    better = sums.estimate(lambda s: estimates.truth_correlation(s) - estimates.raw_correlation(s))[
+        TOTAL
+    ]
+    both = sums.estimate(estimates.mean_correlation, 1.0)[TOTAL]
     light = LIMITS["improvement"].light(better)
     dose = "a half of the dose (the halves' noise differs)" if unequal else "half of the dose"
     return [
@@ -139,12 +99,16 @@ def _truth_entries(
             "of the mean of both denoised halves; the full-dose result itself has no independent "
             "image to be judged by",
         ),
+        _gain(by_slot, pattern),
+        *_signal_entries(by_slot),
     ]
 
 
 def _decibels(rho: Estimate) -> Estimate:
     def change(value: float) -> float:
-        return snr_db(min(max(value, 0.0), 1.0)) if not math.isnan(value) else value
+        if math.isnan(value):
+            return value
+        return snr_db(max(value, 0.0)) if value < 1 else math.inf
 
     return rho.map(change)
 
@@ -193,8 +157,11 @@ def _signal_entries(by_slot: Slots) -> list[Entry]:
     ]
 
 
-def _whiteness(by_slot: Slots, pixel_size_angstrom: float) -> Entry:
-    """Take the band in which most was removed beyond the noise, judged by its interval."""
+def whiteness_entry(by_slot: Slots, pixel_size_angstrom: float) -> Entry:
+    """Write whether more than noise was removed.
+
+    Taken is the band in which most was removed beyond the noise, judged by its interval.
+    """
     bands = by_slot["residual_power"][:N_BANDS]
 
     def surely(band: int) -> float:
@@ -215,13 +182,10 @@ def _whiteness(by_slot: Slots, pixel_size_angstrom: float) -> Entry:
     )
 
 
-def _artefact_entries(artefacts: Artefacts, resampling: Resampling) -> list[Entry]:
-    def estimate(function: Callable[[Artefacts], Tensor]) -> Estimate:
-        ones = torch.ones(1, len(artefacts.variance), dtype=torch.float64)
-        value = function(artefacts.weighted(ones))
-        return resampling.estimate(value, lambda w: function(artefacts.weighted(w))[:, None])[0]
-
-    seams, board = estimate(seam_amplitude), estimate(checkerboard_amplitude)
+def artefact_entries(artefacts: Resampled[Artefacts]) -> list[Entry]:
+    """Write what the network draws by itself."""
+    seams = artefacts.estimate(lambda a: seam_amplitude(a)[:, None])[0]
+    board = artefacts.estimate(lambda a: checkerboard_amplitude(a)[:, None])[0]
     if math.isnan(seams.value):
         seam_light: Light = "none"
         seam_line = "not measured; give --tile, the edge of the tiles"
@@ -240,7 +204,8 @@ def _artefact_entries(artefacts: Artefacts, resampling: Resampling) -> list[Entr
     ]
 
 
-def _pattern(pattern: Pattern) -> Entry:
+def pattern_entry(pattern: Pattern) -> Entry:
+    """Write whether the detector adds the same to all images."""
     share = pattern.between
     if math.isnan(share.value):
         share = pattern.near_nyquist
@@ -253,6 +218,17 @@ def _pattern(pattern: Pattern) -> Entry:
             "use clearice prepare --fix-pattern"
         )
         return Entry("fixed_pattern", estimate, "", "red", line)
-    weak = any(s.significant for s in pattern.shares.values())
+    weak = any(s.significant and s.conclusive for s in pattern.shares.values())
     line = "a weak fixed pattern is left" if weak else "no fixed pattern of the detector found"
     return Entry("fixed_pattern", estimate, "", "amber" if weak else "green", line)
+
+
+def naive_entry(by_slot: Slots) -> Entry:
+    """Write the number that is often taken for quality, and why it is none."""
+    return Entry(
+        "naive_frc",
+        by_slot["naive_frc_denoised_halves"][TOTAL],
+        "",
+        "none",
+        "agreement of the denoised halves: counts inventions as signal, so it is no quality",
+    )

@@ -18,20 +18,18 @@ Values = Float[Tensor, "*draws slots"]
 
 
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """Return the quotient; infinite with a denominator of noise alone, NaN of nothing."""
-    unbounded = numerator.sign() * torch.inf
-    return torch.where(denominator > 0, numerator / denominator, unbounded)
+    """Return the quotient; NaN where noise leaves no positive denominator: it may be anything."""
+    return torch.where(denominator > 0, numerator / denominator, torch.nan)
 
 
 def _correlation(covariance: Tensor, powers: Tensor) -> Tensor:
-    """Return covariance / √powers between −1 and 1, the sign alone where no power is left."""
-    return _ratio(covariance, powers.clamp(min=0).sqrt()).clamp(-1, 1)
+    return _ratio(covariance, powers.clamp(min=0).sqrt())
 
 
 def truth_correlation(sums: HalfSums) -> Values:
     """Return ρ = Σ De Ro / √(Σ De² Σ Re Ro), for equal halves FRC(De,Ro) / √FRC(Re,Ro).
 
-    Halves need one scale of the signal, but not equal noise. ±1 where the halves share no signal.
+    Halves need one scale of the signal, but not equal noise.
     """
     return _correlation(sums.seen, sums.denoised * sums.signal)
 
@@ -115,6 +113,17 @@ def true_correlation(sums: HalfSums) -> Values:
     """Return the correlation of De with the truth that is given."""
     return _correlation(sums.denoised_truth, sums.denoised * sums.truth)
 
+
+# Their intervals end at −1 and 1.
+CORRELATIONS = (
+    truth_correlation,
+    raw_correlation,
+    mean_correlation,
+    residual_correlation,
+    half_correlation,
+    naive_correlation,
+    true_correlation,
+)
 
 BY_BAND: dict[str, Callable[[HalfSums], Values]] = {
     "correlation_with_truth": truth_correlation,

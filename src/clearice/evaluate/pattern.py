@@ -15,6 +15,7 @@ from clearice.evaluate.slots import (
     BESIDE_ROWS,
     COLUMNS,
     FAST,
+    LOWEST_NEAR_NYQUIST,
     N_SLOTS,
     NEAR_NYQUIST,
     ROWS,
@@ -24,6 +25,9 @@ from clearice.evaluate.slots import (
 
 SIGMAS = 5.0
 BETWEEN_LIMIT, NYQUIST_LIMIT, STRIPES_LIMIT = 0.005, 0.01, 0.1
+# Halves of one micrograph show no signal finer than 4 Å; with larger pixels than this they may
+# share signal between 0.4 and 0.5 cycles/px.
+_NO_SIGNAL_ANGSTROM = 4.0
 
 
 @dataclass(frozen=True)
@@ -34,11 +38,13 @@ class Share:
         value: NaN where it cannot be measured.
         error: Its standard error if there is no pattern.
         limit: Above which it is flagged, if it is also five standard errors above 0.
+        conclusive: No signal can be the reason.
     """
 
     value: float
     error: float
     limit: float
+    conclusive: bool = True
 
     @property
     def significant(self) -> bool:
@@ -48,7 +54,7 @@ class Share:
     @property
     def flagged(self) -> bool:
         """Whether it is more than chance, and enough to spoil what halves say."""
-        return self.significant and self.value > self.limit
+        return self.conclusive and self.significant and self.value > self.limit
 
 
 class Shared:
@@ -130,13 +136,16 @@ class Pattern:
         return any(share.flagged for share in self.shares.values())
 
 
-def find_pattern(total: HalfSums, count: Float[Tensor, "slots"], shared: Shared) -> Pattern:
+def find_pattern(
+    total: HalfSums, count: Float[Tensor, "slots"], shared: Shared, pixel_size_angstrom: float
+) -> Pattern:
     """Measure the fixed pattern.
 
     Args:
         total: Sums over all micrographs.
         count: Independent pixels in each slot, over all micrographs.
         shared: Of the same micrographs.
+        pixel_size_angstrom: Å/px.
     """
     correlation = total.signal / total.raw
     error = count.rsqrt()
@@ -155,6 +164,11 @@ def find_pattern(total: HalfSums, count: Float[Tensor, "slots"], shared: Shared)
         value = float(correlation[on] - correlation[beside])
         return Share(value, math.hypot(float(error[on]), float(error[beside])), STRIPES_LIMIT)
 
-    nyquist = Share(float(correlation[NEAR_NYQUIST]), float(error[NEAR_NYQUIST]), NYQUIST_LIMIT)
+    nyquist = Share(
+        float(correlation[NEAR_NYQUIST]),
+        float(error[NEAR_NYQUIST]),
+        NYQUIST_LIMIT,
+        conclusive=pixel_size_angstrom / LOWEST_NEAR_NYQUIST <= _NO_SIGNAL_ANGSTROM,
+    )
     rows, columns = axis(ROWS, BESIDE_ROWS), axis(COLUMNS, BESIDE_COLUMNS)
     return Pattern(between, nyquist, rows, columns, leaked)

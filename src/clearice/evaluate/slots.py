@@ -25,7 +25,8 @@ _SPACING = 1.5
 # Of each side, so wide that no jump between opposite edges is left.
 _TAPER = 1 / 8
 # Where specimens differ and single pixels alone are the same in all micrographs, cycles/px.
-_FAST, _NEAR_NYQUIST, _NYQUIST = 1 / 8, 0.4, 0.5
+LOWEST_NEAR_NYQUIST = 0.4
+_FAST, _NYQUIST = 1 / 8, 0.5
 _OFF_AXIS = 9
 # The frequencies beside an axis stand for what would be on it without stripes; the taper spreads
 # what is on it over two.
@@ -125,7 +126,7 @@ def slots_of(height: int, width: int, pixel_size_angstrom: float) -> Slots:
     near, far = _BESIDE
     masks = (
         (frequency >= _FAST) & below & off,
-        (frequency >= _NEAR_NYQUIST) & below & off,
+        (frequency >= LOWEST_NEAR_NYQUIST) & below & off,
         fast_y & (kx == 0),
         fast_y & (kx >= near) & (kx <= far),
         fast_x & (ky == 0),

@@ -94,8 +94,8 @@ def four_way(
     Raises:
         ConfigError: Fewer than four groups, or `inputs` out of range.
 
-    Source: Marcos-Morales et al. 2023, uMSE (there a, b and c are single noisy copies; here a is the
-        mean of b and c, which is uncorrelated with b − c for noise that is inverse to the dose).
+    Source: Marcos-Morales et al. 2023, uMSE (there a, b and c are single noisy copies; here a is
+        the mean of b and c, uncorrelated with b − c for noise that is inverse to the dose).
     """
     n_groups = len(groups)
     if n_groups < _FEWEST_GROUPS:
