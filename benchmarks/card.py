@@ -10,6 +10,7 @@ with the truth, as estimated from the halves, is compared with the one that the 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -160,13 +161,16 @@ def compare(measured: Measurements) -> dict[str, Any]:
             continue
         estimate, known = rho[band], true[band].value
         sure = estimate.error <= SURE
+        round(estimate.error, 4) if math.isfinite(estimate.error) else None
         covered = estimate.low <= known <= estimate.high
         bands.append(
             {
                 "to_angstrom": 0.0 if band == TOTAL else round(float(resolution[band + 1]), 2),
                 "estimate": round(estimate.value, 4) if math.isfinite(estimate.value) else None,
                 "interval": [round(estimate.low, 4), round(estimate.high, 4)],
-                "standard_error": round(estimate.error, 4),
+                "standard_error": round(estimate.error, 4)
+                if math.isfinite(estimate.error)
+                else None,
                 "truth": round(known, 4),
                 "naive": round(math.sqrt(max(naive[band].value, 0.0)), 4),
                 "sure": sure,
@@ -180,6 +184,7 @@ def compare(measured: Measurements) -> dict[str, Any]:
     decibels = [_decibels(value) for value in (total["estimate"], total["truth"])]
     interval = [_decibels(value) for value in total["interval"]]
     return {
+        "judged_to_angstrom": round(measured.judged_to_angstrom, 1) or None,
         "bands": bands,
         "total": total,
         "snr_db": {
@@ -255,17 +260,29 @@ def summary(rows: Rows) -> dict[str, Any]:
     }
     ratios = [row["snr_db"] for row in rows]
     errors = [abs(s["estimate"] - s["truth"]) for s in ratios if s["estimate"] is not None]
-    inside = [
+    covered = [
         s["interval"][0] <= s["truth"] <= (s["interval"][1] or math.inf)
         for s in ratios
         if s["interval"][0] is not None
     ]
+    bands = [b for row in rows for b in row["bands"] if b["estimate"] is not None]
+    by_error = {}
+    for low, high in itertools.pairwise((0.0, 0.01, 0.02, 0.05, 0.1)):
+        inside_range = [b for b in bands if low < (b["standard_error"] or math.inf) <= high]
+        errors_there = [abs(b["estimate"] - b["truth"]) for b in inside_range]
+        by_error[f"{low}-{high}"] = {
+            "bands": len(inside_range),
+            "largest_error": max(errors_there, default=None),
+            "rms_error": round(math.sqrt(statistics.fmean(e * e for e in errors_there or [0])), 4),
+            "covered": sum(b["covered"] for b in inside_range),
+        }
     return total | {
+        "by_standard_error": by_error,
         "sets": len(rows),
         "snr_largest_error_db": max(errors),
         "snr_median_error_db": statistics.median(errors),
         "snr_defined": len(errors),
-        "snr_covered": sum(inside),
+        "snr_covered": sum(covered),
     }
 
 
@@ -323,7 +340,8 @@ def main() -> None:
         "windows": edges,
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    # One line for each set and band.
+    arguments.out.write_text(json.dumps(result).replace("}, {", "},\n{") + "\n")
     print(json.dumps(result["summary"], indent=1), result["cost"])
 
 

@@ -10,8 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-# Lines this far from a seam stand for what would be at it.
-_NEAR_SEAM = (2, 8)
+# Lines this far from a seam, px, stand for what would be at it: they lie alike in the lattice of
+# networks of a stride up to 32, which draw their own steps.
+_BESIDE_SEAM = (-32, 32)
+_FEWEST_PX = 3
 # Lattices of 2 and 4 px: one of each pair of mirrored frequencies, cycles/px.
 LATTICE = (
     (0.0, 0.25),
@@ -103,22 +105,28 @@ def find_artefacts(
 
 
 def _seams(image: Float[Tensor, "h w"], tile: int | None) -> tuple[float, float]:
-    """Return the mean squared step across tile boundaries, and across lines near them."""
+    """Return the mean squared step across tile boundaries, and across lines beside them.
+
+    A step is (−d₊ + 3d₀ − 3d₋ + d₋₋)/2 of the four pixels across a line: its height if the picture
+    is flat on both sides, and near 0 for all that is smooth.
+    """
     if not tile:
         return math.nan, math.nan
-    near, far = _NEAR_SEAM
-    offsets = [k for k in range(-far, far + 1) if abs(k) >= near]
     on: list[float] = []
     off: list[float] = []
     for turned in (image, image.T):
         length = turned.shape[1]
-        for boundary in range(tile, length - far, tile):
-            if boundary <= far:
-                continue
-            lines = turned[:, boundary - far - 1 : boundary + far + 1]
-            steps = lines.diff(dim=1).square().mean(0)
-            on.append(float(steps[far]))
-            off.append(float(steps[[far + k for k in offsets]].mean()))
+
+        def step(line: int, along: Tensor = turned) -> float:
+            height = 3 * (along[:, line] - along[:, line - 1]) - along[:, line + 1]
+            return float((height + along[:, line - 2]).square().mean()) / 4
+
+        for boundary in range(tile, length - _FEWEST_PX, tile):
+            beside = [boundary + offset for offset in _BESIDE_SEAM]
+            inside = [k for k in beside if _FEWEST_PX <= k < length - _FEWEST_PX and k % tile]
+            if inside:
+                on.append(step(boundary))
+                off.append(sum(map(step, inside)) / len(inside))
     if not on:
         return math.nan, math.nan
     return sum(on) / len(on), sum(off) / len(off)

@@ -40,6 +40,9 @@ from clearice.evaluate.thresholds import LIMITS
 
 # Beyond this ratio of the noise the halves hardly are equal, and stand for no one dose.
 _UNEQUAL_NOISE = 1.5
+# The signal is summed over all frequencies if it is that many standard errors above 0, or else up
+# to the last band in which it is: one of 24 is, by chance, once in 200 times.
+_TOTAL_SIGMAS, _BAND_SIGMAS = 5.0, 3.5
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Measurements:
     Attributes:
         names: Of the micrographs.
         pixel_size_angstrom: Å/px.
+        judged_to_angstrom: Finest detail in the sums over all frequencies; 0 if they have no end.
         sums: Of each micrograph.
         artefacts: Of each micrograph.
         count: Independent pixels in each slot, of all micrographs.
@@ -58,6 +62,7 @@ class Measurements:
 
     names: tuple[str, ...]
     pixel_size_angstrom: float
+    judged_to_angstrom: float
     sums: HalfSums
     artefacts: Artefacts
     count: Float[Tensor, "slots"]
@@ -175,15 +180,29 @@ def measure_all(
     if not sums:
         raise errors[0]
     stacked = stack_sums(sums)
+    last = _last_band(stacked.total(), count)
     return Measurements(
         tuple(names),
         pixel_size,
-        stacked,
+        0.0 if last is None else float(pixel_size / band_edges()[last + 1]),
+        stacked if last is None else stacked.up_to(last),
         stack_artefacts(artefacts),
         count,
         find_pattern(stacked.total(), count, shared, pixel_size),
         tuple(map(str, errors)),
     )
+
+
+def _last_band(total: HalfSums, count: Float[Tensor, "slots"]) -> int | None:
+    """Return the finest band with a signal, if the signal of all frequencies drowns in the noise.
+
+    None if it does not, or no band has any.
+    """
+    sigmas = total.signal / total.raw * count.sqrt()
+    if sigmas[TOTAL] >= _TOTAL_SIGMAS:
+        return None
+    seen = (sigmas[:N_BANDS] >= _BAND_SIGMAS).nonzero()
+    return int(seen[-1]) if len(seen) else None
 
 
 def _refuse_other_pixels(case: Case, pixel_size: float, first: float) -> None:
@@ -213,8 +232,11 @@ def make_card(measurements: Measurements, seed: int = 0) -> Card:
     total = measurements.sums.total()
     ratio = float((total.raw + total.unbalance)[FAST] / (total.raw - total.unbalance)[FAST])
     unequal = max(ratio, 1 / ratio) > _UNEQUAL_NOISE
+    scope = "a half of the dose (the halves' noise differs)" if unequal else "half of the dose"
+    if measurements.judged_to_angstrom:
+        scope += f", to {measurements.judged_to_angstrom:.3g} Å (finer signal drowns in the noise)"
     entries = [
-        *sum_entries(sums, by_slot, measurements.pattern, unequal=unequal),
+        *sum_entries(sums, by_slot, measurements.pattern, scope),
         whiteness_entry(by_slot, measurements.pixel_size_angstrom),
         *artefact_entries(artefacts),
         pattern_entry(measurements.pattern),
@@ -227,6 +249,7 @@ def make_card(measurements: Measurements, seed: int = 0) -> Card:
         "micrographs": list(measurements.names),
         "pixel_size_angstrom": measurements.pixel_size_angstrom,
         "highpass_angstrom": HIGHPASS_ANGSTROM,
+        "judged_to_angstrom": measurements.judged_to_angstrom or None,
         "dose": "half; see the entry full_dose",
         "noise_ratio_of_the_halves": ratio,
         "entries": [entry.as_json() for entry in entries],

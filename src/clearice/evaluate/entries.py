@@ -10,8 +10,8 @@ from clearice.evaluate import estimates
 from clearice.evaluate.artefacts import Artefacts, checkerboard_amplitude, seam_amplitude
 from clearice.evaluate.bootstrap import Estimate, Resampled
 from clearice.evaluate.half_sums import HalfSums
-from clearice.evaluate.pattern import Pattern
-from clearice.evaluate.slots import N_BANDS, TOTAL, band_edges
+from clearice.evaluate.pattern import SIGMAS, Pattern
+from clearice.evaluate.slots import HIGHPASS_ANGSTROM, N_BANDS, TOTAL, band_edges
 from clearice.evaluate.thresholds import LIMITS, Light
 from clearice.metrics import snr_db
 
@@ -53,18 +53,19 @@ def format_card(entries: tuple[Entry, ...]) -> str:
     return "\n".join([lines[0].rstrip(), *said])
 
 
-def _numbers(entry: Entry) -> tuple[str, str]:
-    def number(value: float) -> str:
-        return f"{value:.3g}" if math.isfinite(value) else "–"
+def _number(value: float) -> str:
+    return f"{value:.3g}" if math.isfinite(value) else "–"
 
+
+def _numbers(entry: Entry) -> tuple[str, str]:
     e = entry.estimate
     unit = f" {entry.unit}" if entry.unit == "dB" else ""
-    interval = "" if math.isnan(e.low) else f"{number(e.low)} to {number(e.high)}"
-    return number(e.value) + unit, interval
+    interval = "" if math.isnan(e.low) else f"{_number(e.low)} to {_number(e.high)}"
+    return _number(e.value) + unit, interval
 
 
 def sum_entries(
-    sums: Resampled[HalfSums], by_slot: Slots, pattern: Pattern, *, unequal: bool
+    sums: Resampled[HalfSums], by_slot: Slots, pattern: Pattern, scope: str
 ) -> list[Entry]:
     """Write what the halves say of the signal.
 
@@ -72,7 +73,7 @@ def sum_entries(
         sums: Of the micrographs.
         by_slot: Estimates in each slot.
         pattern: What the halves share that is no specimen.
-        unequal: The halves differ in noise, so they stand for no one dose.
+        scope: Dose and detail that they are about.
     """
     rho, raw = by_slot["correlation_with_truth"][TOTAL], by_slot["correlation_with_truth_raw"]
     better = sums.estimate(lambda s: estimates.truth_correlation(s) - estimates.raw_correlation(s))[
@@ -80,17 +81,15 @@ def sum_entries(
     ]
     both = sums.estimate(estimates.mean_correlation, 1.0)[TOTAL]
     light = LIMITS["improvement"].light(better)
-    dose = "a half of the dose (the halves' noise differs)" if unequal else "half of the dose"
     return [
         Entry(
             "correlation",
             rho,
             "",
             light,
-            f"correlation of the denoised halves with the unknown truth; raw: "
-            f"{raw[TOTAL].value:.3f}",
+            f"of the denoised halves with the unknown truth; raw: {_number(raw[TOTAL].value)}",
         ),
-        Entry("snr_half_dose", _decibels(rho), "dB", light, f"signal-to-noise ratio at {dose}"),
+        Entry("snr_half_dose", _decibels(rho), "dB", light, f"signal-to-noise ratio at {scope}"),
         Entry(
             "full_dose",
             _decibels(both),
@@ -108,7 +107,7 @@ def _decibels(rho: Estimate) -> Estimate:
     def change(value: float) -> float:
         if math.isnan(value):
             return value
-        return snr_db(max(value, 0.0)) if value < 1 else math.inf
+        return snr_db(value) if 0 < value < 1 else 0.0 if value <= 0 else math.inf
 
     return rho.map(change)
 
@@ -142,8 +141,8 @@ def _signal_entries(by_slot: Slots) -> list[Entry]:
             removed,
             "",
             leaves,
-            f"amplitude removed beyond what the uncertainty asks for; the removed part "
-            f"correlates with the truth at {residual.value:.3f}",
+            f"amplitude removed beyond what the uncertainty asks for; what was removed "
+            f"correlates with the truth at {_number(residual.value)}",
         ),
         Entry("residual_noise", noise, "var S", "none", "noise left, over the signal's power"),
         Entry("bias", bias, "var S", "none", "error that both halves share, over the signal's"),
@@ -163,16 +162,17 @@ def whiteness_entry(by_slot: Slots, pixel_size_angstrom: float) -> Entry:
     Taken is the band in which most was removed beyond the noise, judged by its interval.
     """
     bands = by_slot["residual_power"][:N_BANDS]
+    resolution = pixel_size_angstrom / band_edges()
+    # What is slower is ice, of which a network sees a part.
+    judged = [band for band in range(N_BANDS) if resolution[band] <= HIGHPASS_ANGSTROM]
 
     def surely(band: int) -> float:
         estimate = bands[band]
         low = estimate.value if math.isnan(estimate.low) else estimate.low
         return low if math.isfinite(estimate.value) else -math.inf
 
-    worst = max(range(N_BANDS), key=surely)
-    resolution = pixel_size_angstrom / band_edges()
-    coarse, fine = (float(resolution[worst + k]) for k in (0, 1))
-    where = f"{coarse:.3g}–{fine:.2g} Å" if math.isfinite(coarse) else f"above {fine:.3g} Å"
+    worst = max(judged, key=surely)
+    where = f"{resolution[worst]:.3g}–{resolution[worst + 1]:.3g} Å"
     return Entry(
         "removed_power",
         bands[worst],
@@ -220,6 +220,8 @@ def pattern_entry(pattern: Pattern) -> Entry:
         return Entry("fixed_pattern", estimate, "", "red", line)
     weak = any(s.significant and s.conclusive for s in pattern.shares.values())
     line = "a weak fixed pattern is left" if weak else "no fixed pattern of the detector found"
+    if pattern.between.value < -SIGMAS * pattern.between.error:
+        line += "; below 0, as after --fix-pattern with few micrographs"
     return Entry("fixed_pattern", estimate, "", "amber" if weak else "green", line)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from clearice.evaluate.artefacts import Artefacts, find_artefacts
 from clearice.evaluate.cases import Images
 from clearice.evaluate.slots import (
+    HIGHPASSED,
     TOTAL,
     Slots,
     Spectrum,
@@ -60,6 +61,17 @@ class HalfSums:
     def weighted(self, weights: Float[Tensor, "draws micrographs"]) -> HalfSums:
         """Return weighted sums over the micrographs, one for each draw."""
         return HalfSums(**{f.name: weights @ getattr(self, f.name) for f in fields(self)})
+
+    def up_to(self, band: int) -> HalfSums:
+        """Let the sum over all frequencies end after a band."""
+        first = HIGHPASSED.start
+
+        def cut(values: SumsOfEach) -> SumsOfEach:
+            values = values.clone()
+            values[..., TOTAL] = values[..., first : first + band + 1].sum(-1)
+            return values
+
+        return HalfSums(**{f.name: cut(getattr(self, f.name)) for f in fields(self)})
 
     def total(self) -> HalfSums:
         """Add all micrographs."""

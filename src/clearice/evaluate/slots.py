@@ -35,7 +35,9 @@ _SLOWEST_STRIPE = 1 / 20
 
 TOTAL = N_BANDS
 FAST, NEAR_NYQUIST, ROWS, BESIDE_ROWS, COLUMNS, BESIDE_COLUMNS = range(N_BANDS + 1, N_BANDS + 7)
-N_SLOTS = N_BANDS + 7
+# The bands again, after the high-pass: parts of the sum over all frequencies.
+HIGHPASSED = slice(N_BANDS + 7, 2 * N_BANDS + 7)
+N_SLOTS = 2 * N_BANDS + 7
 
 Sums = Float[Tensor, "slots"]
 Spectrum = Complex[Tensor, "h wf"]
@@ -93,10 +95,11 @@ class Slots:
     def sum(self, values: Float[Tensor, "h wf"]) -> Sums:
         """Sum values of an `rfft2` over each slot."""
         weighted = values.flatten() * self.weight
-        bands = torch.bincount(self.band, weights=weighted, minlength=N_BANDS + 1)[:N_BANDS]
-        total = weighted @ self.squared_highpass
         places = [weighted[bins].sum() for bins in self.places]
-        return torch.cat([bands, torch.stack([total, *places])])
+        bands = torch.bincount(self.band, weights=weighted, minlength=N_BANDS + 1)[:N_BANDS]
+        weighted *= self.squared_highpass
+        parts = torch.bincount(self.band, weights=weighted, minlength=N_BANDS + 1)
+        return torch.cat([bands, torch.stack([parts.sum(), *places]), parts[:N_BANDS]])
 
     def cross(self, x: Spectrum, y: Spectrum) -> Sums:
         """Return Re Σ X Y* of each slot."""
