@@ -28,8 +28,8 @@ LATTICE = (
 )
 # What repeats with the lattice is modulated by the image, so a peak is as wide as the image's
 # strongest frequencies, cycles/px.
-_PEAK = 1 / 96
-_AROUND = (2 / 96, 4 / 96)
+_PEAK = 1 / 40
+_AROUND = (1 / 30, 1 / 20)
 _EULER = 0.5772156649015329
 
 

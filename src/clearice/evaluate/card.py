@@ -279,7 +279,7 @@ def _bands(measurements: Measurements, by_slot: dict[str, list[Estimate]]) -> li
         }
         gain = by_slot["gain"][band]
         row |= {name: values[band].as_json() for name, values in by_slot.items()}
-        row["gain_above_1"] = gain.low > 1 and not measurements.pattern.flagged
+        row["gain_above_1"] = gain.low > LIMITS["gain"].green and not measurements.pattern.flagged
         bands.append(row)
     return bands
 

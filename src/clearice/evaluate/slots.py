@@ -31,7 +31,8 @@ _OFF_AXIS = 9
 # The frequencies beside an axis stand for what would be on it without stripes; the taper spreads
 # what is on it over two.
 _BESIDE = (3, 10)
-_SLOWEST_STRIPE = 1 / 20
+# Slower, those beside the axis of a small image would be much farther from 0 than those on it.
+_SLOWEST_STRIPE = 1 / 8
 
 TOTAL = N_BANDS
 FAST, NEAR_NYQUIST, ROWS, BESIDE_ROWS, COLUMNS, BESIDE_COLUMNS = range(N_BANDS + 1, N_BANDS + 7)

@@ -48,8 +48,8 @@ class Limits:
 LIMITS: dict[str, Limits] = {
     # Of the correlation with the truth, denoised less raw: below 0 the picture is worse than raw.
     "improvement": Limits(green=0.0, red=0.0, high_is_good=True),
-    # A radial filter has 1: above it there is information that no low-pass gives.
-    "gain": Limits(green=1.0, red=1.0, high_is_good=True),
+    # A radial filter has 1 but for a few thousandths, which edges and the width of rings make.
+    "gain": Limits(green=1.01, red=0.95, high_is_good=True),
     # An empty image has the error 1.
     "error": Limits(green=1.0, red=1.0, high_is_good=False),
     # Of the amplitude; a twentieth is not seen, a fifth is a coarser picture.
