@@ -80,7 +80,10 @@ def sum_entries(
         TOTAL
     ]
     both = sums.estimate(estimates.mean_correlation, 1.0)[TOTAL]
+    gain = _gain(by_slot, pattern)
     light = LIMITS["improvement"].light(better)
+    if light == "green" and gain.light == "red":
+        light = "amber"  # every low-pass is better than raw
     return [
         Entry(
             "correlation",
@@ -98,7 +101,7 @@ def sum_entries(
             "of the mean of both denoised halves; the full-dose result itself has no independent "
             "image to be judged by",
         ),
-        _gain(by_slot, pattern),
+        gain,
         *_signal_entries(by_slot),
     ]
 
@@ -221,7 +224,7 @@ def pattern_entry(pattern: Pattern) -> Entry:
     weak = any(s.significant and s.conclusive for s in pattern.shares.values())
     line = "a weak fixed pattern is left" if weak else "no fixed pattern of the detector found"
     if pattern.between.value < -SIGMAS * pattern.between.error:
-        line += "; below 0, as after --fix-pattern with few micrographs"
+        line += "; below 0, as --fix-pattern leaves it, which hides a rest of the pattern"
     return Entry("fixed_pattern", estimate, "", "amber" if weak else "green", line)
 
 
