@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional
 
@@ -265,22 +266,27 @@ def summary(rows: Rows) -> dict[str, Any]:
         for s in ratios
         if s["interval"][0] is not None
     ]
-    bands = [b for row in rows for b in row["bands"] if b["estimate"] is not None]
+    bands = [
+        b
+        for row in rows
+        for b in row["bands"]
+        if b["estimate"] is not None and b["standard_error"] is not None
+    ]
     by_error = {}
-    for low, high in itertools.pairwise((0.0, 0.01, 0.02, 0.05, 0.1)):
-        inside_range = [b for b in bands if low < (b["standard_error"] or math.inf) <= high]
+    for low, high in itertools.pairwise((-1.0, 0.01, 0.02, 0.05, 0.1, 1.0)):
+        inside_range = [b for b in bands if low < b["standard_error"] <= high]
         errors_there = [abs(b["estimate"] - b["truth"]) for b in inside_range]
-        by_error[f"{low}-{high}"] = {
+        by_error[f"{max(low, 0)}-{high}"] = {
             "bands": len(inside_range),
-            "largest_error": max(errors_there, default=None),
+            "largest_error": round(max(errors_there, default=0.0), 4),
             "rms_error": round(math.sqrt(statistics.fmean(e * e for e in errors_there or [0])), 4),
             "covered": sum(b["covered"] for b in inside_range),
         }
     return total | {
         "by_standard_error": by_error,
         "sets": len(rows),
-        "snr_largest_error_db": max(errors),
-        "snr_median_error_db": statistics.median(errors),
+        "snr_largest_error_db": round(max(errors), 3),
+        "snr_median_error_db": round(statistics.median(errors), 3),
         "snr_defined": len(errors),
         "snr_covered": sum(covered),
     }
@@ -298,6 +304,32 @@ def cost(size: int) -> dict[str, Any]:
     return {"size": size, "threads": 2, "seconds": round(time.perf_counter() - start, 2)}
 
 
+def draw(rows: Rows, path: Path) -> None:
+    """Draw estimates with intervals, the truth, and what the naive FRC would say."""
+    shown = [row for row in rows if row["method"] != "median" and row["dose_e_per_A2"] == DOSES[1]]
+    figure = Figure(figsize=(11, 6))
+    axes = figure.subplots(2, 3, sharex=True, sharey=True)
+    order = sorted(shown, key=lambda row: row["method"] == "cheat")
+    for axis, row in zip(axes.flat, order, strict=True):
+        bands = [b for b in row["bands"] if b["estimate"] is not None]
+        detail = [1 / b["to_angstrom"] for b in bands]
+        low, high = zip(*(b["interval"] for b in bands), strict=True)
+        values = [b["estimate"] for b in bands]
+        axis.plot(detail, [b["naive"] for b in bands], color="0.6", ls=":", label="√FRC(De,Do)")
+        axis.vlines(detail, low, high, color="#0072b2", lw=1.5, alpha=0.6)
+        axis.plot(detail, values, "o", ms=4, color="#0072b2", label="card, 95 % interval")
+        axis.plot(detail, [b["truth"] for b in bands], color="#d55e00", lw=1.5, label="truth")
+        axis.set_title(f"{row['specimen']}, {row['method']}", fontsize=10)
+        axis.set_ylim(-0.25, 1.02)
+    for axis in axes[1]:
+        axis.set_xlabel("spatial frequency, 1/Å")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("correlation with the truth")
+    axes[0, 0].legend(frameon=False, fontsize=9)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110, pil_kwargs={"quality": 85})
+
+
 def main() -> None:
     """Run all and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -306,6 +338,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=512, help="of the micrographs, px")
     parser.add_argument("--micrographs", type=int, default=8)
     parser.add_argument("--large", type=int, default=4096, help="for the time, px")
+    parser.add_argument("--picture", type=Path, help="JPEG of some of it")
     arguments = parser.parse_args()
     work, common = arguments.work, {"size": arguments.size, "micrographs": arguments.micrographs}
     specimens = {
@@ -340,6 +373,8 @@ def main() -> None:
         "windows": edges,
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    if arguments.picture:
+        draw(rows, arguments.picture)
     # One line for each set and band.
     arguments.out.write_text(json.dumps(result).replace("}, {", "},\n{") + "\n")
     print(json.dumps(result["summary"], indent=1), result["cost"])
