@@ -51,7 +51,7 @@ class _Values:
 
 def test_white_noise_in_closed_form(tmp_path: Path) -> None:
     noise, extra, scale = 0.8, 0.5, 0.6
-    white = {"noise": noise, "sigma_px": 0.01, "micrographs": 12}
+    white = {"noise": noise, "sigma_px": 0.01, "micrographs": 8}
     measured = _measured(tmp_path, _noisier(extra, scale), **white)
     power = 1 + noise**2
     all_noise = noise**2 + extra**2
@@ -114,7 +114,7 @@ def test_a_gradient_does_not_leak_into_fine_detail(tmp_path: Path) -> None:
 
 def test_intervals_cover_the_truth() -> None:
     generator = torch.Generator().manual_seed(5)
-    size, micrographs, repeats = 48, 6, 24
+    size, micrographs, repeats = 48, 6, 16
     inside = total = 0
     for repeat in range(repeats):
         sums = []
@@ -183,24 +183,30 @@ def test_a_radial_filter_gains_nothing_in_any_band(tmp_path: Path) -> None:
 
 def test_a_gain_is_claimed_only_without_a_pattern(tmp_path: Path) -> None:
     size = 96
-    known = [torch.linspace(0, 60, size).sin()[:, None] * torch.linspace(0, 45, size).cos()]
-
-    def knows_the_waves(raw: Tensor) -> Tensor:
-        wave = known[0]
-        strength = ((raw - raw.mean()) * wave).sum() / wave.square().sum()
-        return strength * wave
-
+    wave = torch.linspace(0, 40, size).sin()[:, None] * torch.linspace(0, 30, size).cos()
     generator = torch.Generator().manual_seed(1)
-    pattern = 0.3 * torch.randn(size, size, generator=generator)
+    white = 0.4 * torch.randn(size, size, generator=generator)
+
+    def knows_the_wave(raw: Tensor) -> Tensor:
+        return ((raw - raw.mean()) * wave).sum() / wave.square().sum() * wave
+
     lights = {}
-    for name, shared in (("clean", known[0] * 1.5), ("pattern", known[0] * 1.5 + pattern)):
+    for name, pattern in (("clean", torch.zeros(size, size)), ("pattern", white)):
         folder = write_halves(
-            tmp_path / name, knows_the_waves, sigma_px=0.01, noise=2.0, pattern=shared, size=size
+            tmp_path / name,
+            knows_the_wave,
+            sigma_px=0.01,
+            noise=2.0,
+            size=size,
+            pixel=2.6,
+            pattern=lambda i, p=pattern: wave * (-1) ** i + p,  # type: ignore[misc]
         )
         values = card(folder).values
         lights[name] = {e["name"]: e["light"] for e in values["entries"]}
-        assert values["total"]["gain"]["interval"][0] > 1
-    # The wave is no noise of single pixels, but it is the same in all micrographs.
+        assert values["total"]["gain"]["interval"][0] > 1.01
+        claimed = [band["gain_above_1"] for band in values["bands"]]
+        assert any(claimed) == (name == "clean")
+    assert lights["clean"]["gain"] == "green"
     assert lights["pattern"]["gain"] == "amber"
     assert lights["pattern"]["fixed_pattern"] == "red"
 
@@ -231,6 +237,20 @@ def test_what_a_network_draws_by_itself_is_no_quality(tmp_path: Path) -> None:
     lights = {e["name"]: e["light"] for e in values["entries"]}
     assert lights["removed_power"] == "red"
     assert lights["correlation"] == "red"
+
+
+def test_a_weak_specimen_is_judged_where_its_halves_share_a_signal(tmp_path: Path) -> None:
+    def denoise(raw: Tensor) -> Tensor:
+        return gaussian_lowpass(raw, 4.0)
+
+    weak = {"noise": 9.0, "sigma_px": 6.0, "micrographs": 8, "size": 128, "pixel": 4.0}
+    measured = _measured(tmp_path, denoise, **weak)
+    assert measured.judged_to_angstrom > 20
+    rho, true = _estimates(measured, estimates.truth_correlation, estimates.true_correlation)
+    assert rho[TOTAL].low <= true[TOTAL].value <= rho[TOTAL].high
+    assert rho[TOTAL].error < 0.1
+    entries = {entry.name: entry for entry in make_card(measured).entries}
+    assert f"to {measured.judged_to_angstrom:.3g} Å" in entries["snr_half_dose"].line
 
 
 def test_bands_are_at_most_24_and_end_at_nyquist() -> None:

@@ -140,18 +140,20 @@ def _peaks(power: Sequence[Float[Tensor, "h wf"]], width: int) -> tuple[Tensor, 
     arithmetic mean around a point is above the value at it.
     """
     height = power[0].shape[0]
-    fy = torch.fft.fftfreq(height, dtype=torch.float64)[:, None]
-    fx = torch.fft.rfftfreq(width, dtype=torch.float64)[None, :]
+    fy = torch.fft.fftfreq(height, dtype=torch.float64)
+    fx = torch.fft.rfftfreq(width, dtype=torch.float64)
     tiny = torch.finfo(torch.float64).tiny
     inside, beside = [], []
     for y, x in LATTICE:
-        dy = ((fy - y + 0.5) % 1 - 0.5).abs()
-        distance = torch.hypot(dy, (fx - x).abs())
+        dy, dx = ((fy - y + 0.5) % 1 - 0.5).abs(), (fx - x).abs()
+        rows, columns = ((d <= _AROUND[1]).nonzero()[:, 0] for d in (dy, dx))
+        near = [p[rows][:, columns] for p in power]
+        distance = torch.hypot(dy[rows, None], dx[columns])
         peak = distance <= _PEAK
         around = (distance > _AROUND[0]) & (distance <= _AROUND[1])
         mirrored = 1 if {abs(y), x} <= {0.0, 0.5} else 2
         pixels = mirrored * math.pi * _PEAK**2 * height * width
-        inside.append(pixels * torch.stack([p[peak].mean() for p in power]).mean())
-        logs = [(p[around].clamp(min=tiny).log().mean() + _EULER).exp() for p in power]
+        inside.append(pixels * torch.stack([p[peak].mean() for p in near]).mean())
+        logs = [(p[around].clamp(min=tiny).log().mean() + _EULER).exp() for p in near]
         beside.append(pixels * torch.stack(logs).mean())
     return torch.stack(inside), torch.stack(beside)
