@@ -124,11 +124,11 @@ def _gain(by_slot: Slots, pattern: Pattern) -> Entry:
         light = "amber"
         line = "no claim: a fixed pattern is flagged, and may look like a gain"
     elif light == "green":
-        line = "more of the truth than any radial low-pass of this response shows"
+        line = "more of the truth, frequency by frequency, than any radial filter"
     elif light == "red":
-        line = "less of the truth than a plain low-pass of the same response"
+        line = "less of the truth than a radial filter of the same response"
     else:
-        line = "no proof that it shows more than a plain low-pass of the same response"
+        line = "no proof that it shows more than a radial filter of the same response"
     return Entry("gain", gain, "", light, line)
 
 
