@@ -701,7 +701,11 @@ def relion(
     run(job, _print_now)
 
 
-@app.command
+evaluate_app = App(name="evaluate", help_format="plaintext")
+app.command(evaluate_app)
+
+
+@evaluate_app.default
 def evaluate(
     *,
     denoised: Path,
@@ -741,6 +745,33 @@ def evaluate(
     print(f"scores: {out}")
     if scores.failures:
         raise BatchError(scores.failures, len(cases))
+
+
+@evaluate_app.command
+def card(results: Path, *, out: Out, tile: int | None = None, seed: int = 0) -> None:
+    """Judge a model without truth, by halves of micrographs that it was not trained on.
+
+    Example: clearice evaluate card check --out card.json
+
+    Args:
+        results: Folder that `clearice denoise DATASET --halves` wrote.
+        out: JSON file.
+        tile: Edge of the tiles that were denoised, px, to look for seams.
+        seed: Of the resampling of micrographs that gives the intervals.
+    """
+    from clearice import evaluate as room
+    from clearice import io
+    from clearice.console import progress_bar
+
+    io.ensure_folder(out.parent)
+    with progress_bar("evaluate") as update:
+        result = room.card(results, tile=tile, seed=seed, progress=update)
+    io.write_json(out, result.values)
+    print(room.format_card(result.entries))
+    print(f"card: {out}")
+    if result.failures:
+        n_done = len(result.values["micrographs"])
+        raise BatchError(result.failures, n_done + len(result.failures))
 
 
 @app.command

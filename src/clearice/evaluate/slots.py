@@ -1,0 +1,151 @@
+"""Where in the spectrum the card sums: bands, all frequencies, and places that show a pattern."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from jaxtyping import Complex, Float, Int
+from torch import Tensor
+
+from clearice.fourier import (
+    frequency_grid,
+    half_spectrum_weights,
+    highpass_transfer,
+    ring_index,
+    rings_to_corner,
+)
+
+N_BANDS = 24
+HIGHPASS_ANGSTROM = 400.0
+# Narrow bands where the signal is strong and changes fast: edges grow with this power.
+_SPACING = 1.5
+# Of each side, so wide that no jump between opposite edges is left.
+_TAPER = 1 / 8
+# Where specimens differ and single pixels alone are the same in all micrographs, cycles/px.
+LOWEST_NEAR_NYQUIST = 0.4
+_FAST, _NYQUIST = 1 / 8, 0.5
+_OFF_AXIS = 9
+# The frequencies beside an axis stand for what would be on it without stripes; the taper spreads
+# what is on it over two.
+_BESIDE = (3, 10)
+# Slower, those beside the axis of a small image would be much farther from 0 than those on it.
+_SLOWEST_STRIPE = 1 / 8
+
+TOTAL = N_BANDS
+FAST, NEAR_NYQUIST, ROWS, BESIDE_ROWS, COLUMNS, BESIDE_COLUMNS = range(N_BANDS + 1, N_BANDS + 7)
+# The bands again, after the high-pass: parts of the sum over all frequencies.
+HIGHPASSED = slice(N_BANDS + 7, 2 * N_BANDS + 7)
+N_SLOTS = 2 * N_BANDS + 7
+
+Sums = Float[Tensor, "slots"]
+Spectrum = Complex[Tensor, "h wf"]
+
+
+def band_edges() -> Float[Tensor, "edges"]:
+    """Return the edges of the bands in cycles/px, from 0 to Nyquist."""
+    return 0.5 * (torch.arange(N_BANDS + 1, dtype=torch.float64) / N_BANDS) ** _SPACING
+
+
+def taper(height: int, width: int) -> Float[Tensor, "h w"]:
+    """Return a window that falls to 0 at all edges over an eighth of each side (Tukey).
+
+    Images do not repeat beyond their edges, and the jump would leak the strongest frequencies into
+    all others. Every image is multiplied by the same window, which is linear: what holds for
+    covariances of images holds for those of their spectra, and no correlation is biased.
+    """
+
+    def along(length: int) -> Float[Tensor, "length"]:
+        distance = (torch.arange(length, dtype=torch.float64) + 0.5) / (_TAPER * length)
+        distance = torch.minimum(distance, distance.flip(0)).clamp(max=1)
+        return (0.5 * math.pi * distance).sin().square()
+
+    return along(height)[:, None] * along(width)
+
+
+def spectrum_of(image: Float[Tensor, "h w"]) -> Spectrum:
+    """Return the `rfft2` of an image without its mean, tapered, in float64."""
+    window = taper(*image.shape).to(image.device)
+    wide = image.double()
+    return torch.fft.rfft2((wide - (wide * window).sum() / window.sum()) * window)
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Sums over the parts of one size of spectrum.
+
+    Attributes:
+        band: Number of each bin's band; the last one is beyond Nyquist.
+        ring: Number of each bin's ring, of one Fourier pixel in width.
+        weight: How often each bin stands in the full spectrum.
+        squared_highpass: Weight in the sum over all frequencies.
+        places: Numbers of the bins of the slots that are no bands, from `FAST` on.
+        count: Independent pixels in each slot; fewer than Fourier pixels because of the taper.
+    """
+
+    band: Int[Tensor, "bins"]
+    ring: Int[Tensor, "bins"]
+    weight: Float[Tensor, "bins"]
+    squared_highpass: Float[Tensor, "bins"]
+    places: tuple[Int[Tensor, "_"], ...]
+    n_rings: int
+    count: Sums
+
+    def sum(self, values: Float[Tensor, "h wf"]) -> Sums:
+        """Sum values of an `rfft2` over each slot."""
+        weighted = values.flatten() * self.weight
+        places = [weighted[bins].sum() for bins in self.places]
+        bands = torch.bincount(self.band, weights=weighted, minlength=N_BANDS + 1)[:N_BANDS]
+        weighted *= self.squared_highpass
+        parts = torch.bincount(self.band, weights=weighted, minlength=N_BANDS + 1)
+        return torch.cat([bands, torch.stack([parts.sum(), *places]), parts[:N_BANDS]])
+
+    def cross(self, x: Spectrum, y: Spectrum) -> Sums:
+        """Return Re Σ X Y* of each slot."""
+        return self.sum(x.real * y.real + x.imag * y.imag)
+
+    def rings(self, values: Float[Tensor, "h wf"]) -> Float[Tensor, "rings"]:
+        """Sum values of an `rfft2` over each ring."""
+        return torch.bincount(
+            self.ring, weights=values.flatten() * self.weight, minlength=self.n_rings
+        )
+
+
+@lru_cache(maxsize=2)
+def slots_of(height: int, width: int, pixel_size_angstrom: float) -> Slots:
+    """Return the slots of images of one size."""
+    frequency = frequency_grid(height, width, dtype=torch.float64)
+    band = torch.bucketize(frequency, band_edges()[1:], right=True)
+    n_rings = min(height, width) // 2
+    weight = half_spectrum_weights(width, frequency).expand(height, -1).flatten()
+    rows = torch.arange(height)
+    ky = torch.minimum(rows, height - rows)[:, None]
+    kx = torch.arange(width // 2 + 1)[None, :]
+    off = (ky > min(_OFF_AXIS, height // 8)) & (kx > min(_OFF_AXIS, width // 8))
+    below = frequency < _NYQUIST
+    fast_y = (ky > _SLOWEST_STRIPE * height) & (2 * ky < height)
+    fast_x = (kx > _SLOWEST_STRIPE * width) & (2 * kx < width)
+    near, far = _BESIDE
+    masks = (
+        (frequency >= _FAST) & below & off,
+        (frequency >= LOWEST_NEAR_NYQUIST) & below & off,
+        fast_y & (kx == 0),
+        fast_y & (kx >= near) & (kx <= far),
+        fast_x & (ky == 0),
+        fast_x & (ky >= near) & (ky <= far),
+    )
+    window = taper(height, width).square()
+    share = float(window.mean().square() / window.square().mean())
+    slots = Slots(
+        band.flatten(),
+        ring_index(height, width, n_rings).flatten(),
+        weight,
+        highpass_transfer(frequency, pixel_size_angstrom / HIGHPASS_ANGSTROM).square().flatten(),
+        tuple(mask.flatten().nonzero()[:, 0] for mask in masks),
+        rings_to_corner(n_rings),
+        torch.zeros(N_SLOTS, dtype=torch.float64),
+    )
+    count = slots.sum(torch.ones_like(frequency)) * share
+    return Slots(**{**slots.__dict__, "count": count})
