@@ -1,0 +1,106 @@
+"""Local second moments: what two images have in common around each pixel.
+
+Images are cut to the band that particles are seen in and binned, since nothing finer is left; a
+Gaussian window then weighs what lies around each pixel.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from clearice.fourier import gaussian_lowpass, highpass_transfer, radial_filter
+
+WINDOW_ANGSTROM = 150.0
+LOWPASS_ANGSTROM = 20.0
+HIGHPASS_ANGSTROM = 400.0
+# A third of the low-pass: pixels of this size lose nothing of what is left.
+_BINNED_ANGSTROM = LOWPASS_ANGSTROM / 3
+_FWHM = 2 * math.sqrt(2 * math.log(2))
+
+Image = Float[Tensor, "h w"]
+
+
+def band_limited(image: Image, pixel_size_angstrom: float) -> Float[Tensor, "bh bw"]:
+    """Return an image between 400 and 20 Å, binned, in float64.
+
+    Both cut-offs are at half of the amplitude: 1 − exp(−ln 2 (400 Å f)²) and exp(−ln 2 (20 Å f)²).
+    Edges are mirrored.
+
+    Args:
+        image: Intensities; their mean is removed.
+        pixel_size_angstrom: Å/px.
+
+    Returns:
+        Means of blocks of `bin_factor` pixels; what is left over at the end of rows and columns is
+        a smaller block.
+    """
+    height, width = image.shape
+    centred = image.double() - image.double().mean()
+    reach = math.ceil(HIGHPASS_ANGSTROM / pixel_size_angstrom)
+    top, left = (min(reach, length - 1) for length in (height, width))
+    padded = functional.pad(centred[None, None], (left, left, top, top), mode="reflect")[0, 0]
+    filtered = radial_filter(padded, lambda f: band_transfer(f / pixel_size_angstrom))
+    inside = filtered[top : top + height, left : left + width]
+    factor = bin_factor(pixel_size_angstrom)
+    return functional.avg_pool2d(inside[None, None], factor, ceil_mode=True)[0, 0]
+
+
+def band_transfer(frequency: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Return the amplitude that is kept at a frequency in 1/Å."""
+    low = torch.exp(-math.log(2) * (frequency * LOWPASS_ANGSTROM).square())
+    return low * highpass_transfer(frequency, 1 / HIGHPASS_ANGSTROM)
+
+
+def bin_factor(pixel_size_angstrom: float) -> int:
+    """Return how many pixels an edge become one."""
+    return max(1, int(_BINNED_ANGSTROM / pixel_size_angstrom))
+
+
+def local_mean(
+    values: Image, pixel_size_angstrom: float, window_angstrom: float = WINDOW_ANGSTROM
+) -> Image:
+    """Average with a Gaussian window of a full width at half maximum in Å; edges are mirrored."""
+    sigma = window_angstrom / _FWHM / pixel_size_angstrom
+    height, width = values.shape
+    top, left = (min(math.ceil(4 * sigma), length - 1) for length in (height, width))
+    padded = functional.pad(values[None, None], (left, left, top, top), mode="reflect")[0, 0]
+    return gaussian_lowpass(padded, sigma)[top : top + height, left : left + width]
+
+
+def local_r2(first: Image, second: Image, pixel_size_angstrom: float) -> Image:
+    """Return the squared local correlation of two band-limited images.
+
+    r²(p) = ⟨X Y⟩² / (⟨X²⟩ ⟨Y²⟩), ⟨·⟩ the mean in the window around p. Means are not subtracted
+    again: the high-pass has removed what is slower than 400 Å, and a particle that is darker than
+    the ice around it is signal.
+
+    Args:
+        first: From `band_limited`.
+        second: Likewise, of the same shape.
+        pixel_size_angstrom: Å/px of both.
+    """
+    cross = local_mean(first * second, pixel_size_angstrom)
+    power = local_mean(first.square(), pixel_size_angstrom) * local_mean(
+        second.square(), pixel_size_angstrom
+    )
+    tiny = torch.finfo(power.dtype).tiny
+    return (cross.square() / power.clamp(min=tiny)).clamp(0, 1)
+
+
+def window_pixels(pixel_size_angstrom: float, window_angstrom: float = WINDOW_ANGSTROM) -> float:
+    """Return how many pixels an edge-free window averages: 4π σ²."""
+    return 4 * math.pi * (window_angstrom / _FWHM / pixel_size_angstrom) ** 2
+
+
+def enlarge(values: Image, shape: tuple[int, int], factor: int) -> Float[Tensor, "fh fw"]:
+    """Interpolate a binned map back to the pixels it was binned from."""
+    wide = [length * factor for length in values.shape]
+    large = functional.interpolate(
+        values[None, None], size=wide, mode="bilinear", align_corners=False
+    )
+    return large[0, 0, : shape[0], : shape[1]]
