@@ -7,6 +7,7 @@ Gaussian window then weighs what lies around each pixel.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -104,3 +105,14 @@ def enlarge(values: Image, shape: tuple[int, int], factor: int) -> Float[Tensor,
         values[None, None], size=wide, mode="bilinear", align_corners=False
     )
     return large[0, 0, : shape[0], : shape[1]]
+
+
+def interpolated(
+    values: Float[Tensor, "*shape"], knots: Sequence[float], heights: Sequence[float]
+) -> Float[Tensor, "*shape"]:
+    """Return the broken line through (knot, height) at each value; beyond the ends it holds."""
+    x, y = (torch.tensor(numbers).to(values) for numbers in (knots, heights))
+    inside = values.clamp(float(x[0]), float(x[-1]))
+    right = torch.bucketize(inside, x[1:-1], right=True) + 1
+    part = (inside - x[right - 1]) / (x[right] - x[right - 1])
+    return y[right - 1] + part * (y[right] - y[right - 1])

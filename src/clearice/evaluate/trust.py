@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from clearice import __version__, io
-from clearice.errors import InputFileError
+from clearice.errors import InputFileError, OutputError
 from clearice.evaluate.cases import Case, load, match_halves
 from clearice.evaluate.evidence import (
     Evidence,
@@ -34,6 +33,7 @@ from clearice.evaluate.local import (
     band_limited,
     bin_factor,
     enlarge,
+    interpolated,
 )
 from clearice.evaluate.overlay import overlay
 from clearice.types import Micrograph
@@ -42,8 +42,8 @@ JSON_NAME: Final = "trust.json"
 _PARTS = ("denoised", "denoised_even", "denoised_odd", "raw_even", "raw_odd")
 # Squared correlation that halves support → mean squared local correlation of the full dose with
 # the truth, on simulated barrels: benchmarks/trust.py, under `calibration`.
-_SUPPORTED: Final = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
-_TRUE: Final = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
+KNOTS: Final = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
+_TRUE: Final = (0.0, 0.07, 0.18, 0.33, 0.44, 0.53, 0.625, 0.71, 0.79, 1.0)
 
 Image = Float[Tensor, "h w"]
 Progress = Callable[[int, int], None]
@@ -84,6 +84,7 @@ def map_trust(results: Path, out: Path, progress: Progress = _ignore) -> TrustRe
         OutputError: `out` cannot be written.
     """
     cases = halves_of(results)
+    refuse_own_input(out, [results / part for part in _PARTS])
     io.ensure_folder(io.ensure_folder(out) / "previews")
     readings = 2 * len(cases)
     model, failures = learn(cases, lambda done: progress(done, readings))
@@ -113,6 +114,14 @@ def definition() -> dict[str, float | str]:
         "lowpass_angstrom": LOWPASS_ANGSTROM,
         "highpass_angstrom": HIGHPASS_ANGSTROM,
     }
+
+
+def refuse_own_input(out: Path, inputs: Sequence[Path]) -> None:
+    """Raise OutputError if results would overwrite what they are made from."""
+    if out.resolve() in {folder.resolve() for folder in inputs}:
+        raise OutputError(
+            f"{out}: holds the input, which maps would overwrite; choose another --out"
+        )
 
 
 def halves_of(results: Path) -> list[Case]:
@@ -162,7 +171,7 @@ class TrustModel:
             bin_middles().tolist(),
             self.evidence.count.tolist(),
             supported.tolist(),
-            calibrated(supported[None])[0].tolist(),
+            calibrated(supported).tolist(),
             strict=True,
         )
         names = ("strength", "windows", "supported_r2", "trust")
@@ -257,9 +266,6 @@ def write_map(denoised: Micrograph, values: Image, out: Path, label: str) -> dic
     }
 
 
-def calibrated(supported: Image, knots: tuple[float, ...] = _TRUE) -> Image:
-    """Return the mean true value where halves support one, interpolated between knots."""
-    x, y = torch.tensor(_SUPPORTED).to(supported), torch.tensor(knots).to(supported)
-    right = torch.bucketize(supported, x[1:-1], right=True) + 1
-    part = (supported - x[right - 1]) / (x[right] - x[right - 1])
-    return y[right - 1] + part * (y[right] - y[right - 1])
+def calibrated(supported: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Return the mean true value where halves support one, as simulation says."""
+    return interpolated(supported, KNOTS, _TRUE)
