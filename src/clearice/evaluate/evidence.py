@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass, fields
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from clearice.evaluate.local import band_limited, bin_factor, local_mean, window_pixels
@@ -23,6 +23,8 @@ _NOISE_WINDOW_ANGSTROM = 600.0
 _KERNEL_BINS = 2.0
 # Evidence counts from three standard errors on, and in full from six, as for amplitudes.
 _EVIDENCE_SIGMAS = 3.0
+# Fewer windows do not tell their own standard error.
+_FEWEST_WINDOWS = 8.0
 _TINY = 1e-300
 
 Image = Float[Tensor, "h w"]
@@ -211,7 +213,8 @@ def supported_r2(evidence: Evidence) -> Bins:
         evidence: Pooled over micrographs.
 
     Returns:
-        One value for each bin of strength, 0 to 1; 0 where no place has it.
+        One value for each bin of strength, 0 to 1; bins of fewer than eight windows, neighbours
+        counted in, have that of the nearest one of more.
     """
     sums = evidence.smoothed()
     count = sums.count.clamp(min=_TINY)
@@ -224,7 +227,16 @@ def supported_r2(evidence: Evidence) -> Bins:
     least = counted.square() / power.clamp(min=_TINY)
     half = counted.square() / (power * torch.maximum(signal, least)).clamp(min=_TINY)
     agreement = (sums.agreement / sums.power.clamp(min=_TINY)).clamp(0, 1)
-    return (half * 2 / (1 + agreement)).clamp(0, 1)
+    return _from_nearest((half * 2 / (1 + agreement)).clamp(0, 1), sums.count >= _FEWEST_WINDOWS)
+
+
+def _from_nearest(values: Bins, known: Bool[Tensor, "bins"]) -> Bins:
+    """Give each bin the value of the nearest one that is known; 0 if none is."""
+    at = known.nonzero()[:, 0]
+    if not len(at):
+        return torch.zeros_like(values)
+    nearest = (torch.arange(_BINS)[:, None] - at).abs().argmin(1)
+    return values[at[nearest]]
 
 
 def at_places(values: Bins, strengths: Image) -> Image:
