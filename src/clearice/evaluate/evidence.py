@@ -206,7 +206,7 @@ def supported_r2(evidence: Evidence) -> Bins:
 
     For one half, r² = C² / (P V): C the support, P the power, V that of the signal. The mean of
     both has r² · 2/(1 + A/P), A their agreement: what both have invented alike is in A, and gains
-    nothing (Spearman–Brown). C counts with the evidence that there is for it, from three standard
+    nothing (Spearman–Brown). All counts with the evidence that there is for C, from three standard
     errors to six.
 
     Args:
@@ -222,10 +222,10 @@ def supported_r2(evidence: Evidence) -> Bins:
     spread = (sums.support2 / count - support.square()).clamp(min=0)
     error = (spread / count.clamp(min=1)).sqrt().clamp(min=_TINY)
     certain = (support / error / _EVIDENCE_SIGMAS - 1).clamp(0, 1)
-    counted = support.clamp(min=0) * certain
+    found = support.clamp(min=0).square()
     # Cauchy–Schwarz: the signal has at least the power that the output has proof of.
-    least = counted.square() / power.clamp(min=_TINY)
-    half = counted.square() / (power * torch.maximum(signal, least)).clamp(min=_TINY)
+    least = found / power.clamp(min=_TINY)
+    half = found / (power * torch.maximum(signal, least)).clamp(min=_TINY) * certain
     agreement = (sums.agreement / sums.power.clamp(min=_TINY)).clamp(0, 1)
     return _from_nearest((half * 2 / (1 + agreement)).clamp(0, 1), sums.count >= _FEWEST_WINDOWS)
 
