@@ -15,8 +15,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+import hallucination
 from clearice import denoise, io
 from clearice.benchmark.timing import context
+from clearice.data import Split
 from clearice.evaluate import spread, trust
 from clearice.evaluate.local import band_limited, local_r2
 from clearice.evaluate.overlay import overlay
@@ -27,25 +29,27 @@ CPU = torch.device("cpu")
 # Knots of the calibration, see `trust.calibrated` and `spread.calibrated`.
 
 
-def places(folder: Path, kind: str) -> dict[str, Tensor]:
+def places(folder: Path, kind: str, truths: Path, model: Path) -> dict[str, Tensor]:
     """Return what is known of every pixel of a session's micrographs.
 
     Args:
-        folder: Of the session.
+        folder: Of the results.
         kind: `denoised`, or `scrambled`.
+        truths: Folder of the truth.
+        model: What made the results.
 
     Returns:
         `supported` (before calibration), `trust`, `true`, `disagreement` of eight orientations.
     """
     cases = trust.halves_of(folder / kind)
-    model, failures = trust.learn(cases)
+    learnt, failures = trust.learn(cases)
     assert not failures
-    denoiser = denoise.Denoiser(folder / "run", CPU)
+    denoiser = denoise.Denoiser(model, CPU)
     found: dict[str, list[Tensor]] = {"supported": [], "trust": [], "true": [], "disagreement": []}
     for case in cases:
         full = io.read_micrograph(folder / kind / "denoised" / case.denoised.name)
         raw = io.read_micrograph(folder / kind / "raw" / case.denoised.name)
-        truth = io.read_micrograph(folder / "simulated" / "truth" / case.denoised.name)
+        truth = io.read_micrograph(truths / case.denoised.name)
         halves = trust.load_halves(case, full)
         pixel = halves.pixel_size_angstrom
 
@@ -53,8 +57,8 @@ def places(folder: Path, kind: str) -> dict[str, Tensor]:
             return band_limited(image, size)
 
         views = [band(view) for view in spread.orientations(denoiser, raw.pixels)]
-        found["supported"].append(model.supported(halves).flatten())
-        found["trust"].append(model.trust(halves).flatten())
+        found["supported"].append(learnt.supported(halves.strengths()[0]).flatten())
+        found["trust"].append(learnt.trust(halves).flatten())
         found["true"].append(local_r2(band(full.pixels), band(truth.pixels), pixel).flatten())
         found["disagreement"].append(spread.disagreement(views, pixel).flatten())
     return {name: torch.cat(values) for name, values in found.items()}
@@ -124,6 +128,20 @@ def pooled(all_found: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat([found[name] for found in all_found]) for name in all_found[0]}
 
 
+def of_models(work: Path, *, quick: bool) -> dict[str, Any]:
+    """Return how right trust is for the good and the overfitted models of `hallucination.py`."""
+    found = {}
+    for kind in hallucination.KINDS:
+        model = hallucination.make_model(work, kind, 0, quick=quick)
+        dataset = hallucination.make_dataset(work, "good", quick=quick)
+        results = work / "results" / kind
+        denoiser = denoise.Denoiser(model, CPU)
+        denoise.denoise_dataset(dataset, denoiser, results / "denoised", Split.TEST, halves=True)
+        truths = dataset.parent / "simulated" / "truth"
+        found[kind] = summary(places(results, "denoised", truths, model))
+    return found
+
+
 def draw(folder: Path, out: Path) -> None:
     """Write a picture of one held-out micrograph: result, trust, and what is true."""
     cases = trust.halves_of(folder / "denoised")
@@ -158,6 +176,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/trust"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/trust.json"))
     parser.add_argument("--quick", action="store_true", help="to see that it runs")
+    parser.add_argument("--models", type=Path, help="also measure those in this work folder")
     parser.add_argument("--picture", type=Path, help="also draw docs/results/trust.jpg")
     arguments = parser.parse_args()
     result: dict[str, Any] = {
@@ -167,7 +186,8 @@ def main() -> None:
     }
 
     def measure(session: Session, kind: str) -> dict[str, Tensor]:
-        return places(make(session, arguments.work, CPU, quick=arguments.quick), kind)
+        folder = make(session, arguments.work, CPU, quick=arguments.quick)
+        return places(folder, kind, folder / "simulated" / "truth", folder / "run")
 
     learnt = [measure(session, "denoised") for session in CALIBRATION]
     tested = [measure(session, "denoised") for session in HELD_OUT]
@@ -194,6 +214,8 @@ def main() -> None:
         result["sessions"][session.name]["scrambled"] = scrambled_summary(found)
     result["held_out"] = summary(pooled(tested))
     result["scrambled"] = scrambled_summary(pooled(nothing))
+    if arguments.models is not None:
+        result["models"] = of_models(arguments.models, quick=arguments.quick)
     io.write_json(arguments.out, result)
     if arguments.picture is not None:
         draw(arguments.work / HELD_OUT[0].name, arguments.picture)

@@ -36,7 +36,7 @@ def test_a_uniform_signal_in_white_noise_is_trusted_alike_everywhere(
     raw = (signal + even, signal + odd)
     # Nothing is denoised, so r² of the mean of the halves is 1/(1 + ½).
     halves = Halves.of((raw[0] + raw[1]) / 2, raw, raw, PIXEL)
-    supported = _model(halves).supported(halves)
+    supported = _model(halves).supported(halves.strengths()[0])
     assert float(supported.mean()) == pytest.approx(2 / 3, abs=0.03)
     assert float(supported.std()) < 0.06
 

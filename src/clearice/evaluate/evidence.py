@@ -40,12 +40,14 @@ class Halves:
         denoised: De, Do.
         raw: Re, Ro.
         pixel_size_angstrom: Å/px, after binning.
+        noise: Standard deviation of that noise, in the units of the files.
     """
 
     full: Image
     denoised: tuple[Image, Image]
     raw: tuple[Image, Image]
     pixel_size_angstrom: float
+    noise: float = 1.0
 
     @classmethod
     def of(
@@ -64,12 +66,12 @@ class Halves:
             pixel_size_angstrom: Å/px.
         """
         even, odd = (band_limited(image, pixel_size_angstrom) for image in raw)
-        noise = ((even - odd).square().mean() / 2).clamp(min=_TINY).sqrt()
+        noise = math.sqrt(max(float((even - odd).square().mean()) / 2, _TINY))
         first, second, whole = (
             band_limited(image, pixel_size_angstrom) / noise for image in (*denoised, full)
         )
         binned = pixel_size_angstrom * bin_factor(pixel_size_angstrom)
-        return cls(whole, (first, second), (even / noise, odd / noise), binned)
+        return cls(whole, (first, second), (even / noise, odd / noise), binned, noise)
 
     def strengths(self) -> tuple[Image, Image, Image]:
         """Return those of the full dose and of both halves."""

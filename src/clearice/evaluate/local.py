@@ -14,7 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from clearice.fourier import gaussian_lowpass, highpass_transfer, radial_filter
+from clearice.fourier import (
+    frequency_grid,
+    gaussian_lowpass,
+    highpass_transfer,
+    shift_spectrum,
+)
 
 WINDOW_ANGSTROM = 150.0
 LOWPASS_ANGSTROM = 20.0
@@ -37,18 +42,56 @@ def band_limited(image: Image, pixel_size_angstrom: float) -> Float[Tensor, "bh 
         pixel_size_angstrom: Å/px.
 
     Returns:
-        Means of blocks of `bin_factor` pixels; what is left over at the end of rows and columns is
-        a smaller block.
+        Values at the middles of blocks of `bin_factor` pixels an edge; what is left over at the end
+        of rows and columns is a smaller block.
     """
-    height, width = image.shape
-    centred = image.double() - image.double().mean()
-    reach = math.ceil(HIGHPASS_ANGSTROM / pixel_size_angstrom)
-    top, left = (min(reach, length - 1) for length in (height, width))
-    padded = functional.pad(centred[None, None], (left, left, top, top), mode="reflect")[0, 0]
-    filtered = radial_filter(padded, lambda f: band_transfer(f / pixel_size_angstrom))
-    inside = filtered[top : top + height, left : left + width]
     factor = bin_factor(pixel_size_angstrom)
-    return functional.avg_pool2d(inside[None, None], factor, ceil_mode=True)[0, 0]
+    padded, origin = _padded(image, math.ceil(HIGHPASS_ANGSTROM / pixel_size_angstrom), factor)
+    rows, columns = (length // factor for length in padded.shape)
+    spectrum = torch.fft.rfft2(padded)
+    # Only what the binned image can hold: the low-pass has left nothing beyond.
+    half = rows // 2
+    kept = torch.cat([spectrum[: rows - half], spectrum[len(spectrum) - half :]])
+    kept = kept[:, : columns // 2 + 1].to(torch.complex128)
+    grid = frequency_grid(rows, columns, dtype=torch.float64) / (pixel_size_angstrom * factor)
+    # From the first pixel of each block to its middle.
+    middle = -(factor - 1) / (2 * factor)
+    kept = shift_spectrum(kept * band_transfer(grid), columns, (middle, middle))
+    filtered = torch.fft.irfft2(kept, s=(rows, columns)) / factor**2
+    top, left = (start // factor for start in origin)
+    height, width = (-(-length // factor) for length in image.shape)
+    return filtered[top : top + height, left : left + width]
+
+
+def _padded(
+    image: Image, reach: int, factor: int
+) -> tuple[Float[Tensor, "ph pw"], tuple[int, int]]:
+    """Return an image without its mean, mirrored beyond its edges, and where it starts.
+
+    Its size, in blocks, is one that transforms are fast for.
+    """
+    pads: list[tuple[int, int, int]] = []
+    for length in image.shape:
+        before = min(reach, length - 1) // factor * factor
+        total = factor * _fast(math.ceil((length + 2 * before) / factor))
+        after = min(total - length - before, length - 1)
+        pads.append((before, after, total - length - before - after))
+    (top, bottom, below), (left, right, beyond) = pads
+    centred = (image.double() - image.double().mean()).float()[None, None]
+    mirrored = functional.pad(centred, (left, right, top, bottom), mode="reflect")
+    return functional.pad(mirrored, (0, beyond, 0, below), mode="replicate")[0, 0], (top, left)
+
+
+def _fast(length: int) -> int:
+    """Return the next length with no prime factor above 5."""
+    while True:
+        rest = length
+        for prime in (2, 3, 5):
+            while rest % prime == 0:
+                rest //= prime
+        if rest == 1:
+            return length
+        length += 1
 
 
 def band_transfer(frequency: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

@@ -7,7 +7,7 @@ in a window of 150 Å around a pixel, both between 400 and 20 Å.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ from clearice.evaluate.evidence import (
     at_places,
     bin_middles,
     gather,
+    strength,
     supported_r2,
 )
 from clearice.evaluate.local import (
@@ -69,8 +70,8 @@ class TrustResult:
 def map_trust(results: Path, out: Path, progress: Progress = _ignore) -> TrustResult:
     """Write a map of trust, and a picture of it, for each micrograph that was denoised by halves.
 
-    The micrographs are read twice: once to learn, over all of them, how far a half of some
-    strength is supported by the other raw half, and once for the maps.
+    All images are read once to learn how far a half of some strength is supported by the other raw
+    half, and the full-dose ones once more for their maps.
 
     Args:
         results: What `clearice denoise DATASET --halves` wrote.
@@ -91,8 +92,11 @@ def map_trust(results: Path, out: Path, progress: Progress = _ignore) -> TrustRe
     entries: list[dict[str, Any]] = []
     for done, case in enumerate(case for case in cases if case not in failures):
         full = _full(case)
-        values = model.trust(load_halves(case, full))
-        entries.append(write_map(full, values, out, "trust"))
+        band = band_limited(full.pixels, full.pixel_size_angstrom)
+        noise = model.noise[case.denoised.name]
+        pixel = full.pixel_size_angstrom * bin_factor(full.pixel_size_angstrom)
+        values = calibrated(model.supported(strength(band / noise, pixel)))
+        entries.append(write_map(full, band, values, out, "trust"))
         progress(len(cases) + done + 1, readings)
     told = {
         "clearice_version": __version__,
@@ -150,18 +154,20 @@ class TrustModel:
     Attributes:
         evidence: Pooled.
         spread: Pooled.
+        noise: Of each micrograph by its file's name, see `Halves.noise`.
     """
 
     evidence: Evidence
     spread: Spread
+    noise: dict[str, float] = field(default_factory=dict)
 
     def trust(self, halves: Halves) -> Image:
         """Return the binned map of a full-dose micrograph, 0 to 1."""
-        return calibrated(self.supported(halves))
+        return calibrated(self.supported(halves.strengths()[0]))
 
-    def supported(self, halves: Halves) -> Image:
-        """Return the map of what halves support, not calibrated on simulation."""
-        place = self.spread.on_the_scale_of_halves(halves.strengths()[0])
+    def supported(self, full: Image) -> Image:
+        """Return what halves support at strengths of the full dose, not calibrated."""
+        place = self.spread.on_the_scale_of_halves(full)
         return at_places(supported_r2(self.evidence), place)
 
     def table(self) -> list[dict[str, float]]:
@@ -202,9 +208,11 @@ def learn(
             failures[case] = error
         else:
             evidence, spread = gather(halves), Spread.of(*halves.strengths())
+            noise = {case.denoised.name: halves.noise}
             if model is not None:
                 evidence, spread = model.evidence + evidence, model.spread + spread
-            model = TrustModel(evidence, spread)
+                noise |= model.noise
+            model = TrustModel(evidence, spread, noise)
         progress(done + 1)
     if model is None:
         raise next(iter(failures.values()))
@@ -240,11 +248,14 @@ def _full(case: Case) -> Micrograph:
     return io.read_micrograph(case.denoised.parents[1] / "denoised" / case.denoised.name)
 
 
-def write_map(denoised: Micrograph, values: Image, out: Path, label: str) -> dict[str, Any]:
+def write_map(
+    denoised: Micrograph, band: Image, values: Image, out: Path, label: str
+) -> dict[str, Any]:
     """Write a map at the size of its micrograph and the picture of it, and return its summary.
 
     Args:
         denoised: The micrograph.
+        band: It, band-limited.
         values: Binned map, 0 to 1.
         out: Folder of the results.
         label: What the map is, for its header.
@@ -256,8 +267,7 @@ def write_map(denoised: Micrograph, values: Image, out: Path, label: str) -> dic
     whole = enlarge(values.float(), (height, width), bin_factor(pixel_size))
     label = f"clearice: {label}, {WINDOW_ANGSTROM:g} A window, {LOWPASS_ANGSTROM:g} A low-pass"
     io.write_mrc(out / f"{denoised.path.stem}.mrc", whole, pixel_size, label=label)
-    picture = overlay(band_limited(denoised.pixels, pixel_size), values)
-    io.write_png(out / "previews" / f"{denoised.path.stem}.png", picture)
+    io.write_png(out / "previews" / f"{denoised.path.stem}.png", overlay(band, values))
     return {
         "name": denoised.path.stem,
         "mean": float(values.mean()),

@@ -69,5 +69,5 @@ def _map_one(micrograph: Micrograph, denoiser: denoise.Denoiser, out: Path) -> d
     views = spread.orientations(denoiser, micrograph.pixels)
     bands = [band_limited(view, pixel) for view in views]
     values = spread.calibrated(spread.disagreement(bands, pixel * bin_factor(pixel)))
-    mean = Micrograph(micrograph.path, sum(views[1:], views[0]) / len(views), pixel)
-    return trust.write_map(mean, values, out, "spread, no proof")
+    mean = sum(bands[1:], bands[0]) / len(bands)
+    return trust.write_map(micrograph, mean, values, out, "spread, no proof")
