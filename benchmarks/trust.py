@@ -107,7 +107,10 @@ def summary(found: dict[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def _correlation(one: Tensor, other: Tensor) -> float:
+def _correlation(one: Tensor, other: Tensor) -> float | None:
+    """Return Pearson's r; None where the first is the same everywhere."""
+    if float(one.std()) == 0:
+        return None
     return float(torch.corrcoef(torch.stack([one, other]))[0, 1])
 
 
