@@ -775,6 +775,76 @@ def card(results: Path, *, out: Out, tile: int | None = None, seed: int = 0) -> 
 
 
 @app.command
+def trust(
+    results: Path,
+    /,
+    *,
+    out: Out,
+    model: Path | None = None,
+    device: Device = "auto",
+) -> None:
+    """Map how much of each denoised micrograph is real, place by place.
+
+    Example: clearice trust denoised --out trust
+
+    Args:
+        results: What `clearice denoise DATASET --halves` wrote; with --model, a folder of raw
+            micrographs.
+        out: Folder for maps (MRC, 0 to 1), previews/ and trust.json.
+        model: Without halves: how far this model disagrees with itself, which proves nothing.
+        device: With --model: auto, cpu, cuda, cuda:N or mps.
+    """
+    from clearice.console import progress_bar, say
+    from clearice.evaluate.trust import map_trust
+    from clearice.workflows.trust import CAVEAT, map_spread
+
+    if model is not None:
+        from clearice.denoise import Denoiser
+
+        denoiser = Denoiser(model, _device(device))
+        say(f"warning: {CAVEAT}")
+    with progress_bar("trust") as update:
+        if model is not None:
+            found = map_spread(results, denoiser, out, update)
+        else:
+            found = map_trust(results, out, update)
+    mean = sum(entry["mean"] for entry in found.values["micrographs"])
+    count = len(found.values["micrographs"])
+    print(f"{count} maps in {out}, mean trust {mean / count:.2f}")
+    if found.failures:
+        raise BatchError(found.failures, count + len(found.failures))
+
+
+@app.command
+def hallucinate(
+    model: Path,
+    /,
+    *,
+    out: Out,
+    data: Path | None = None,
+    device: Device = "auto",
+) -> None:
+    """Feed noise, empty ice and scrambled micrographs to a model, and measure what it invents.
+
+    Example: clearice hallucinate run --data dataset --out hallucination
+
+    Args:
+        model: A run's folder or a model file.
+        out: Folder for hallucination.json and hallucination.png.
+        data: Data set with halves, to measure on its test micrographs (default: simulated ones).
+        device: auto, cpu, cuda, cuda:N or mps.
+    """
+    from clearice.console import progress_bar
+    from clearice.workflows.hallucinate import run as examine
+
+    with progress_bar("hallucinate") as update:
+        found = examine(model, out, _device(device), data, update)
+    for failure in found["failures"]:
+        print(f"  {failure}")
+    print(f"{model}: " + ("passed" if found["passed"] else "FAILED: it invents structure"))
+
+
+@app.command
 def report(*sources: Path, out: Out = Path("report.html")) -> None:
     """Write one self-contained HTML page about runs and scores.
 

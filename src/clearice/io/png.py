@@ -79,8 +79,8 @@ def open_png(path: Path) -> PngSections:
     return PngSections(path, (1, rows, columns))
 
 
-def write_png(path: Path, image: UInt8[Tensor, "rows columns"]) -> None:
-    """Write a grey picture, turned as it is read.
+def write_png(path: Path, image: UInt8[Tensor, "rows columns *colours"]) -> None:
+    """Write a grey picture, or one of red, green and blue, turned as it is read.
 
     Raises:
         OutputError: It cannot be written.
@@ -89,8 +89,8 @@ def write_png(path: Path, image: UInt8[Tensor, "rows columns"]) -> None:
         temporary.write_bytes(encode_png(image.flip(0)))
 
 
-def encode_png(upright: UInt8[Tensor, "rows columns"], effort: int | None = None) -> bytes:
-    """Return a grey picture, its top row first, as the content of a PNG file.
+def encode_png(upright: UInt8[Tensor, "rows columns *colours"], effort: int | None = None) -> bytes:
+    """Return a picture, grey or of three colours, its top row first, as the content of a PNG file.
 
     Args:
         upright: The picture.
