@@ -268,7 +268,7 @@ def _bootstrap(
         name: torch.cat(
             [
                 curve(ranking, part).average_precision()
-                for part in weight.split(max(1, _CHUNK // max(1, len(ranking.score))))
+                for part in torch.split(weight, max(1, _CHUNK // max(1, len(ranking.score))))
             ]
         )
         for name, ranking in rankings.items()

@@ -127,7 +127,7 @@ def read_cs_particles(path: Path) -> list[ParticlePicks]:
             "put the passthrough .cs of the same particles beside it, or give that one",
         )
     found: dict[tuple[str, tuple[int, int]], list[tuple[float, float]]] = {}
-    for name, shape, x, y in zip(*columns, strict=True):  # type: ignore[arg-type]
+    for name, shape, x, y in zip(*columns, strict=True):
         rows, width = int(shape[0]), int(shape[1])
         found.setdefault((_text(name), (rows, width)), []).append(
             (float(x) * width, float(y) * rows)
