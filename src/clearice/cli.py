@@ -701,7 +701,11 @@ def relion(
     run(job, _print_now)
 
 
-evaluate_app = App(name="evaluate", help_format="plaintext")
+evaluate_app = App(
+    name="evaluate",
+    help_format="plaintext",
+    usage="Usage: clearice evaluate [COMMAND] --denoised PATH --out PATH [OPTIONS]",
+)
 app.command(evaluate_app)
 
 
@@ -745,6 +749,87 @@ def evaluate(
     print(f"scores: {out}")
     if scores.failures:
         raise BatchError(scores.failures, len(cases))
+
+
+@evaluate_app.command
+def picking(
+    *,
+    denoised: Path,
+    raw: Path,
+    coordinates: Path,
+    diameter: Annotated[float, Parameter(validator=validators.Number(gt=0))],
+    out: Out,
+    reference: Path | None = None,
+    bright: bool | None = None,
+    tolerance: Annotated[float, Parameter(validator=validators.Number(gt=0, lte=1))] = 0.25,
+    separation: Annotated[float, Parameter(validator=validators.Number(gt=0, lte=3))] = 0.7,
+    precision: Annotated[float, Parameter(validator=validators.Number(gt=0, lte=1))] = 0.8,
+) -> None:
+    """Pick particles on raw, low-passed and denoised micrographs, and compare with known ones.
+
+    Example: clearice evaluate picking --denoised denoised --raw raw --coordinates particles.star
+    --diameter 150 --out picking.json
+
+    Args:
+        denoised: Denoised file, or folder of files.
+        raw: What was denoised, of the same names.
+        coordinates: Known particles: STAR, .cs or .box file, or a folder of STAR or .box files.
+        diameter: Of the particle, Å.
+        out: JSON file.
+        reference: Other halves, if `raw` are halves: adds the radial Wiener filter.
+        bright: Particles are brighter than the ice (default: as at the known coordinates).
+        tolerance: Largest distance of a pick from its particle, in diameters.
+        separation: Smallest distance between two picks, in diameters.
+        precision: At which the recall is given.
+    """
+    from clearice import evaluate as room
+    from clearice import io
+    from clearice.console import progress_bar
+
+    settings = room.PickingSettings(
+        diameter, bright, separation=separation, tolerance=tolerance, precision=precision
+    )
+    io.ensure_folder(out.parent)
+    cases = room.match_cases(denoised, raw, reference)
+    with progress_bar("pick") as update:
+        scores = room.score_picking(cases, coordinates, settings, update)
+    io.write_json(out, scores.values)
+    _print_picking(scores.values)
+    print(f"scores: {out}")
+    if scores.failures:
+        raise BatchError(scores.failures, len(cases))
+
+
+def _print_picking(values: dict[str, Any]) -> None:
+    from clearice.console import say
+
+    missing = values["without_coordinates"]
+    if missing:
+        say(f"warning: no coordinates of {', '.join(missing[:5])} ({len(missing)}): left out")
+    settings = values["settings"]
+    side = "brighter" if settings["bright"] else "darker"
+    print(f"{values['particles']} particles, {side} than the ice")
+    _print_rows(
+        [
+            {
+                "method": name + (" (best)" if name == values["best_lowpass"] else ""),
+                "average precision": f"{method['average_precision']:.3f}",
+                "95 %": _span(method["average_precision_95"]),
+                f"recall at {settings['precision']:g}": f"{method['recall_at_precision']:.3f}",
+                "best F1": f"{method['best_f1']:.3f}",
+            }
+            for name, method in values["methods"].items()
+        ],
+        as_json=False,
+    )
+    for other, gain in values["denoised_minus"].items():
+        against = values["best_lowpass"] if other == "best_lowpass" else other
+        span = _span(gain["interval_95"])
+        print(f"denoised − {against}: {gain['difference']:+.3f}, 95 % {span}")
+
+
+def _span(interval: list[float] | None) -> str:
+    return "–" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
 
 
 @evaluate_app.command

@@ -171,7 +171,14 @@ class AtomCloud:
 
 @dataclass(frozen=True)
 class ParticlePicks:
-    """Particle centres on one micrograph: rows of (x, y) in px, x along the columns."""
+    """Particle centres on one micrograph.
+
+    Attributes:
+        micrograph: Its name.
+        xy: Rows of (x, y) in px from the first pixel, x along columns, y along rows.
+        shape: Rows and columns of the micrograph that they are counted in, where it is known.
+    """
 
     micrograph: str
     xy: Sequence[tuple[float, float]]
+    shape: tuple[int, int] | None = None

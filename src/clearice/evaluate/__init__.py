@@ -1,8 +1,9 @@
-"""Pairs or truth → scores: what survived, what was removed, what was added."""
+"""Pairs, truth or coordinates → scores: what survived, what was removed, added, or found."""
 
 from clearice.evaluate.card import Card, card, find_halves
 from clearice.evaluate.cases import Case, match_cases, match_halves
 from clearice.evaluate.entries import format_card
+from clearice.evaluate.picking import PickingSettings, score_picking
 from clearice.evaluate.score import Scores, score
 from clearice.evaluate.umse import FourWay, four_way
 
@@ -10,6 +11,7 @@ __all__ = [
     "Card",
     "Case",
     "FourWay",
+    "PickingSettings",
     "Scores",
     "card",
     "find_halves",
@@ -18,4 +20,5 @@ __all__ = [
     "match_cases",
     "match_halves",
     "score",
+    "score_picking",
 ]

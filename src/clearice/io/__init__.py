@@ -10,6 +10,7 @@ from clearice.io.atomic import (
     write_text,
 )
 from clearice.io.atoms import read_atoms
+from clearice.io.coordinates import read_coordinates
 from clearice.io.cryosparc import read_cs, write_cs
 from clearice.io.defects import read_defects
 from clearice.io.flat import FlatPairs, open_flat
@@ -51,6 +52,7 @@ __all__ = [
     "open_flat",
     "open_movie",
     "read_atoms",
+    "read_coordinates",
     "read_cs",
     "read_defects",
     "read_image",

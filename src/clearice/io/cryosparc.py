@@ -10,7 +10,7 @@ import numpy as np
 from clearice.errors import InputFileError
 from clearice.io.atomic import atomic_path
 from clearice.io.entries import Listing, number_or_none, path_or_none
-from clearice.types import InputItem
+from clearice.types import InputItem, ParticlePicks
 
 Table = np.ndarray[Any, Any]
 
@@ -91,6 +91,48 @@ def list_cs(path: Path) -> Listing:
         for row in range(exposures.count)
     ]
     return Listing(items, movies)
+
+
+_LOCATION = tuple(
+    f"location/{field}"
+    for field in ("micrograph_path", "micrograph_shape", "center_x_frac", "center_y_frac")
+)
+
+
+def read_cs_particles(path: Path) -> list[ParticlePicks]:
+    """Read particle centres, each in the pixels of the micrograph that it was picked on.
+
+    A .cs file has them as fractions of the micrograph, whose shape is (rows, columns), from the
+    first pixel in the file. Fields that it lacks are taken from its passthrough file, as in
+    `list_cs`.
+
+    Source: pyem, `cryosparc_2_cs_particle_locations`.
+
+    Raises:
+        InputFileError: The file cannot be used, or has no positions of particles.
+    """
+    main = read_cs(path)
+    tables = [main]
+    if any(field not in (main.dtype.names or ()) for field in _LOCATION):
+        others = (_aligned(main, read_cs(file)) for file in _companions(path))
+        tables += [table for table in others if table is not None]
+    columns = [
+        next((t[field] for t in tables if field in (t.dtype.names or ())), None)
+        for field in _LOCATION
+    ]
+    if any(column is None for column in columns):
+        raise InputFileError(
+            path,
+            f"has no positions of particles ({_LOCATION[2]})",
+            "put the passthrough .cs of the same particles beside it, or give that one",
+        )
+    found: dict[tuple[str, tuple[int, int]], list[tuple[float, float]]] = {}
+    for name, shape, x, y in zip(*columns, strict=True):
+        rows, width = int(shape[0]), int(shape[1])
+        found.setdefault((_text(name), (rows, width)), []).append(
+            (float(x) * width, float(y) * rows)
+        )
+    return [ParticlePicks(name, xy, shape) for (name, shape), xy in found.items()]
 
 
 class _Exposures:
