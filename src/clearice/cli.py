@@ -833,7 +833,7 @@ def _span(interval: list[float] | None) -> str:
 
 
 @evaluate_app.command
-def card(results: Path, *, out: Out, tile: int | None = None, seed: int = 0) -> None:
+def card(results: Path, /, *, out: Out, tile: int | None = None, seed: int = 0) -> None:
     """Judge a model without truth, by halves of micrographs that it was not trained on.
 
     Example: clearice evaluate card check --out card.json
