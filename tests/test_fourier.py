@@ -280,3 +280,19 @@ def test_a_ring_gain_of_one_changes_nothing_and_keeps_the_dtype() -> None:
     out = fourier.apply_ring_gain(image, torch.ones(6, dtype=torch.float64))
     assert out.dtype == torch.float32
     torch.testing.assert_close(out, image)
+
+
+@pytest.mark.parametrize("shape", [(64, 80), (65, 81)])
+def test_stripes_lie_on_an_axis_and_nothing_beside_it_does(shape: tuple[int, int]) -> None:
+    height, width = shape
+    y, x = torch.arange(height)[:, None], torch.arange(width)[None, :]
+    rows = torch.cos(2 * torch.pi * 20 * y / height).expand(shape)  # differ from row to row
+    columns = torch.cos(2 * torch.pi * 20 * x / width).expand(shape)
+    masks = fourier.stripe_masks(height, width, 1 / 8, (2, 5))
+    for stripes, on in ((rows, 0), (columns, 2)):
+        power = torch.fft.rfft2(stripes).abs().square()
+        shares = [float(power[mask].sum() / power.sum()) for mask in masks]
+        assert shares[on] > 0.49  # of the waves along the columns, half are mirrored
+        assert sum(shares) - shares[on] < 1e-6
+    assert not (masks[0] & masks[1]).any()
+    assert not (masks[2] & masks[3]).any()

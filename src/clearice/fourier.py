@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor
 
 
@@ -22,6 +22,47 @@ def frequency_grid(
     fy = torch.fft.fftfreq(height, device=device, dtype=dtype)
     fx = torch.fft.rfftfreq(width, device=device, dtype=dtype)
     return torch.hypot(fy[:, None], fx[None, :])
+
+
+def axis_distance(
+    height: int, width: int, *, device: torch.device | None = None
+) -> tuple[Int[Tensor, "h 1"], Int[Tensor, "1 wf"]]:
+    """Return how many bins each row and each column of an `rfft2` lies from the axes."""
+    rows = torch.arange(height, device=device)
+    columns = torch.arange(width // 2 + 1, device=device)
+    return torch.minimum(rows, height - rows)[:, None], columns[None, :]
+
+
+def stripe_masks(
+    height: int,
+    width: int,
+    slowest: float,
+    beside: tuple[int, int],
+    *,
+    device: torch.device | None = None,
+) -> tuple[Bool[Tensor, "h wf"], ...]:
+    """Return the bins of an `rfft2` on each axis, where stripes are, and of those beside it.
+
+    Args:
+        height: Rows of the image.
+        width: Columns of the image.
+        slowest: Lowest frequency along the axis, cycles/px; Nyquist is left out.
+        beside: Least and largest distance from the axis of those beside it, bins.
+        device: For the masks.
+
+    Returns:
+        On the axis of rows, beside it, on the axis of columns, beside it.
+    """
+    ky, kx = axis_distance(height, width, device=device)
+    low, high = beside
+    fast_y = (ky > slowest * height) & (2 * ky < height)
+    fast_x = (kx > slowest * width) & (2 * kx < width)
+    return (
+        fast_y & (kx == 0),
+        fast_y & (kx >= low) & (kx <= high),
+        fast_x & (ky == 0),
+        fast_x & (ky >= low) & (ky <= high),
+    )
 
 
 def half_spectrum_weights(width: int, like: Tensor) -> Float[Tensor, "wf"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
@@ -11,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clearice.data import Affine, Dataset, Split, dose_weighted_mean, open_dataset
+from clearice.data import Affine, Dataset, MicrographEntry, Split, dose_weighted_mean, open_dataset
 from clearice.denoise.batch import Batch, Progress, Say, ignore
 from clearice.denoise.network import Denoiser
 from clearice.denoise.parts import PARTS, part_job, save_parts
@@ -98,12 +99,13 @@ class StackWork:
     exchangeable: bool
     label: str
 
+    @cached_property
+    def _entries(self) -> dict[Path, MicrographEntry]:
+        return {self.dataset.folder / e.file: e for e in self.dataset.manifest.micrographs}
+
     def load(self, job: Job) -> Loaded:
         """Read the stack, and average the groups of each part."""
-        dataset = self.dataset
-        (entry,) = (
-            e for e in dataset.manifest.micrographs if dataset.folder / e.file == job.source.path
-        )
+        dataset, entry = self.dataset, self._entries[job.source.path]
         stack = dataset.stack(entry).float()
         groups = entry.shape[0]
         members = {

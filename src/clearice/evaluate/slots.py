@@ -11,11 +11,13 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from clearice.fourier import (
+    axis_distance,
     frequency_grid,
     half_spectrum_weights,
     highpass_transfer,
     ring_index,
     rings_to_corner,
+    stripe_masks,
 )
 
 N_BANDS = 24
@@ -120,21 +122,13 @@ def slots_of(height: int, width: int, pixel_size_angstrom: float) -> Slots:
     band = torch.bucketize(frequency, band_edges()[1:], right=True)
     n_rings = min(height, width) // 2
     weight = half_spectrum_weights(width, frequency).expand(height, -1).flatten()
-    rows = torch.arange(height)
-    ky = torch.minimum(rows, height - rows)[:, None]
-    kx = torch.arange(width // 2 + 1)[None, :]
+    ky, kx = axis_distance(height, width)
     off = (ky > min(_OFF_AXIS, height // 8)) & (kx > min(_OFF_AXIS, width // 8))
     below = frequency < _NYQUIST
-    fast_y = (ky > _SLOWEST_STRIPE * height) & (2 * ky < height)
-    fast_x = (kx > _SLOWEST_STRIPE * width) & (2 * kx < width)
-    near, far = _BESIDE
     masks = (
         (frequency >= _FAST) & below & off,
         (frequency >= LOWEST_NEAR_NYQUIST) & below & off,
-        fast_y & (kx == 0),
-        fast_y & (kx >= near) & (kx <= far),
-        fast_x & (ky == 0),
-        fast_x & (ky >= near) & (ky <= far),
+        *stripe_masks(height, width, _SLOWEST_STRIPE, _BESIDE),
     )
     window = taper(height, width).square()
     share = float(window.mean().square() / window.square().mean())

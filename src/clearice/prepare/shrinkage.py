@@ -11,12 +11,12 @@ from jaxtyping import Bool, Complex, Float
 from torch import Tensor
 
 from clearice.fourier import (
+    axis_distance,
     frequency_grid,
     half_spectrum_weights,
     ring_index,
     rings_to_corner,
 )
-from clearice.prepare.spectra import axis_distance
 
 # A white pattern has 0.3 % of its power below 1/32 cycles/px; specimen, ice and illumination have
 # most of theirs there.
@@ -75,7 +75,7 @@ class CellMap:
 
     def __init__(self, height: int, width: int, device: torch.device) -> None:
         frequency = frequency_grid(height, width, device=device)
-        ky, kx = axis_distance(height, width, device)
+        ky, kx = axis_distance(height, width, device=device)
         n_rings = rings_to_corner(_RINGS)
         cells = 1 + ring_index(height, width, _RINGS, device=device).clamp(max=n_rings - 1)
         for first, distance, along in (

@@ -16,14 +16,14 @@ from clearice import io
 from clearice.config import PrepareConfig
 from clearice.data import Split
 from clearice.errors import InputFileError
-from clearice.fourier import frequency_grid, highpass
+from clearice.fourier import axis_distance, frequency_grid, highpass
 from clearice.prepare.checks import CheckResult
 from clearice.prepare.discover import Inputs, expanded, references_among
 from clearice.prepare.dose import DoseRoles
 from clearice.prepare.halves import pair_up, scan
 from clearice.prepare.job import Job
 from clearice.prepare.pairs import refuse_duplicates
-from clearice.prepare.spectra import axis_distance, centre, periodic_spectrum
+from clearice.prepare.spectra import centre, periodic_spectrum
 from clearice.types import HalfSet, InputItem
 
 # Of two sums of the same frames, the noise of that without dose weighting is white.
@@ -178,7 +178,7 @@ def compare_neighbours(image: Float[Tensor, "h w"], pixel_size_angstrom: float) 
     total = float(down.mean() + across.mean()) / 2
     height, width = image.shape
     frequency = frequency_grid(height, width, device=image.device)
-    rows, columns = axis_distance(height, width, image.device)
+    rows, columns = axis_distance(height, width, device=image.device)
     off_axes = (rows > _AXIS * height) & (columns > _AXIS * width)
     chosen = (frequency >= _FAST[0]) & (frequency < _FAST[1]) & off_axes
     turns = [2 * math.pi * bins / length for bins, length in ((rows, height), (columns, width))]

@@ -7,11 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Complex, Float, Int
+from jaxtyping import Bool, Complex, Float
 from torch import Tensor
 
 from clearice.data import dose_weighted_mean
-from clearice.fourier import RingSums, frequency_grid, half_spectrum_weights
+from clearice.fourier import (
+    RingSums,
+    axis_distance,
+    frequency_grid,
+    half_spectrum_weights,
+    stripe_masks,
+)
 from clearice.metrics import frc
 
 # Frequencies this near an axis stand for what would be on it without stripes: specimen, noise and a
@@ -48,30 +54,16 @@ def periodic_spectrum(image: Float[Tensor, "h w"]) -> Complex[Tensor, "h wf"]:
     return torch.fft.rfft2(image) - smooth
 
 
-def axis_distance(
-    height: int, width: int, device: torch.device
-) -> tuple[Int[Tensor, "h 1"], Int[Tensor, "1 wf"]]:
-    """Return how many bins each row and each column of an `rfft2` lies from the axes."""
-    rows = torch.arange(height, device=device)
-    columns = torch.arange(width // 2 + 1, device=device)
-    return torch.minimum(rows, height - rows)[:, None], columns[None, :]
-
-
 def _band_masks(height: int, width: int, device: torch.device) -> list[Bool[Tensor, "h wf"]]:
     """Return which bins are near Nyquist, on and beside each axis; no bin is in two of them."""
     frequency = frequency_grid(height, width, device=device)
-    ky, kx = axis_distance(height, width, device)
-    low, high = _NEIGHBOURS
-    fast_y = (ky > _SLOWEST_STRIPE * height) & (2 * ky < height)
-    fast_x = (kx > _SLOWEST_STRIPE * width) & (2 * kx < width)
-    off_axes = (ky > min(high, height // 8)) & (kx > min(high, width // 8))
+    ky, kx = axis_distance(height, width, device=device)
+    far = _NEIGHBOURS[1]
+    off_axes = (ky > min(far, height // 8)) & (kx > min(far, width // 8))
     low_nyquist, high_nyquist = _NEAR_NYQUIST
     return [
         (frequency >= low_nyquist) & (frequency < high_nyquist) & off_axes,
-        fast_y & (kx == 0),
-        fast_y & (kx >= low) & (kx <= high),
-        fast_x & (ky == 0),
-        fast_x & (ky >= low) & (ky <= high),
+        *stripe_masks(height, width, _SLOWEST_STRIPE, _NEIGHBOURS, device=device),
     ]
 
 
