@@ -515,7 +515,7 @@ def denoise(
     denoiser = recipe.on(devices[0])
     if denoiser.caveat is not None:
         say(f"warning: {denoiser.caveat}")
-    settings = room.describe_run(model, precision, restore_amplitude=restore_amplitude, tta=tta)
+    settings = room.describe_run(recipe)
     how: dict[str, Any] = {"settings": settings, "devices": devices[1:], "force": force}
     if kind == "movies":
         known = {"pixel_size_angstrom": pixel_size, "dose_e_per_A2": dose}
@@ -625,11 +625,11 @@ def watch(
     from clearice.workflows.watch import watch as work
 
     options = room.OutputOptions(format, dtype, previews=True)
-    restored = restore_amplitude
-    denoiser = room.Denoiser(model, _device(device), tile, precision, restore_amplitude=restored)
+    recipe = room.Recipe(model, tile, precision, restore_amplitude)
+    denoiser = recipe.on(_device(device))
     if denoiser.caveat is not None:
         say(f"warning: {denoiser.caveat}")
-    settings = room.describe_run(model, precision, restore_amplitude=restored)
+    settings = room.describe_run(recipe)
     plan = WatchPlan(folder, out, interval, once, idle_exit)
     done = work(
         plan, denoiser, settings, _print_now, options=options, pixel_size_angstrom=pixel_size

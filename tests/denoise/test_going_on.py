@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from clearice.denoise import Denoiser, OutputOptions, denoise_files, describe_run
+from clearice.denoise import Denoiser, OutputOptions, Recipe, denoise_files, describe_run
 from clearice.errors import BatchError, InputFileError, OutputError
 from forked import start_code
 from helpers import CPU, write_image, write_model
@@ -34,7 +34,7 @@ def _images(folder: Path, generator: torch.Generator, *names: str) -> list[Path]
 def _go(model: Path, inputs: list[Path], out: Path, **options: Any) -> list[str]:
     """Denoise, and return what was said."""
     said: list[str] = []
-    settings = describe_run(model, "float32", restore_amplitude=False)
+    settings = describe_run(Recipe(model))
     options = {"settings": settings, **options}
     denoise_files(inputs, Denoiser(model, CPU), out, say=said.append, **options)
     return said
@@ -188,7 +188,7 @@ _KILLER = """
 import json, os, random, signal, sys, time
 from pathlib import Path
 import torch
-from clearice.denoise import Denoiser, OutputOptions, denoise_files, describe_run
+from clearice.denoise import Denoiser, OutputOptions, Recipe, denoise_files, describe_run
 
 model, source, root, seed, rounds = Path(sys.argv[1]), *map(Path, sys.argv[2:4]), *sys.argv[4:]
 generator = random.Random(int(seed))
@@ -197,7 +197,7 @@ def batch(out):
     pid = os.fork()
     if pid:
         return pid
-    settings = describe_run(model, "float32", restore_amplitude=False)
+    settings = describe_run(Recipe(model))
     denoiser = Denoiser(model, torch.device("cpu"))
     options = OutputOptions(previews=True)
     denoise_files([source], denoiser, out, options=options, settings=settings)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from clearice import checkpoint
-from clearice.denoise import Denoiser, describe_run
+from clearice.denoise import Denoiser, Recipe, describe_run
 from clearice.denoise.orientations import averaged
 from clearice.denoise.records import checksum_of
 from helpers import CPU, model_info, random_weights, write_model
@@ -82,8 +82,5 @@ def test_tiles_stay_valid_in_every_orientation(tmp_path: Path, generator: torch.
 def test_it_is_told_and_decides_what_is_current(tmp_path: Path) -> None:
     model = write_model(tmp_path / "model.safetensors")
     assert Denoiser(model, CPU, tta=True).label == "cnn3, 8 orientations"
-    sums = {
-        checksum_of(describe_run(model, "float32", restore_amplitude=False, tta=tta))
-        for tta in (False, True)
-    }
+    sums = {checksum_of(describe_run(Recipe(model, tta=tta))) for tta in (False, True)}
     assert len(sums) == 2

@@ -10,7 +10,7 @@ import torch
 
 from clearice import cli, io
 from clearice.data import Affine
-from clearice.denoise import Denoiser, denoise_pairs, describe_run
+from clearice.denoise import Denoiser, Recipe, denoise_pairs, describe_run
 from clearice.errors import BatchError, OutputError
 from helpers import CPU, write_image, write_model
 
@@ -56,7 +56,7 @@ def test_a_pair_is_current_until_either_half_or_a_result_changes(
     tmp_path: Path, model: Path, generator: torch.Generator
 ) -> None:
     pairs, out = _halves(tmp_path / "in", generator, "a"), tmp_path / "out"
-    settings = describe_run(model, "float32", restore_amplitude=False)
+    settings = describe_run(Recipe(model))
 
     def again() -> list[str]:
         said: list[str] = []

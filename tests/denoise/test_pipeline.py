@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from clearice import io
-from clearice.denoise import Denoiser, denoise_files, describe_run, outputs
+from clearice.denoise import Denoiser, Recipe, denoise_files, describe_run, outputs
 from clearice.denoise import run as run_room
 from clearice.denoise.pipeline import Lanes, Listed, Overlapped
 from clearice.errors import BatchError, InputFileError, OutputError
@@ -178,7 +178,7 @@ def test_an_interruption_leaves_whole_results_and_their_records(
 ) -> None:
     images, out = _images(tmp_path / "in", generator, 8), tmp_path / "out"
     denoiser = Denoiser(write_model(tmp_path / "model.safetensors"), CPU)
-    settings = describe_run(tmp_path / "model.safetensors", "float32", restore_amplitude=False)
+    settings = describe_run(Recipe(tmp_path / "model.safetensors"))
     together, calls = Denoiser.together, iter(range(100))
 
     def interrupted(*given: Any, **named: Any) -> Any:

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from clearice import cli, io
-from clearice.denoise import Denoiser, OutputOptions, describe_run
+from clearice.denoise import Denoiser, OutputOptions, Recipe, describe_run
 from clearice.errors import BatchError, InputFileError, OutputError
 from clearice.workflows.watch import WatchPlan, watch
 from clearice.workflows.watch.arrivals import Arrivals, stamp_of
@@ -38,7 +38,7 @@ def _image(folder: Path, name: str, seed: int = 0) -> Path:
 def _watch(
     model: Path, folder: Path, out: Path, say: Callable[[str], None] = print, **plan: Any
 ) -> int:
-    settings = describe_run(model, "float32", restore_amplitude=False)
+    settings = describe_run(Recipe(model))
     return watch(
         WatchPlan(folder, out, **{"interval_s": 0.01, "once": True, **plan}),
         Denoiser(model, CPU),

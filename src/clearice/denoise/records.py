@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, final
 
 from clearice import __version__, checkpoint, io
+from clearice.denoise.network import Recipe
 from clearice.errors import InputFileError
 
 JSON_NAME = "denoise.json"
@@ -53,29 +54,24 @@ class Record:
     made_with: str = ""
 
 
-def describe_run(
-    model: Path, precision: str, *, restore_amplitude: bool, tta: bool = False
-) -> dict[str, Any]:
-    """Return what decides the numbers of a run beside its inputs.
+def describe_run(recipe: Recipe) -> dict[str, Any]:
+    """Return what of a denoiser decides the numbers of a run; its tiles do not.
 
     Args:
-        model: A run's folder or a model file.
-        precision: Of the network.
-        restore_amplitude: Whether amplitudes are restored.
-        tta: Whether orientations are averaged.
+        recipe: What the denoiser is made from.
 
     Raises:
         CheckpointError: There is no model.
     """
-    path = checkpoint.resolve(model)
+    path = checkpoint.resolve(recipe.model)
     with path.open("rb") as file:
         checksum = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         "model": str(path),
         "model_sha256": checksum,
-        "precision": precision,
-        "restore_amplitude": restore_amplitude,
-        "tta": tta,
+        "precision": recipe.precision,
+        "restore_amplitude": recipe.restore_amplitude,
+        "tta": recipe.tta,
     }
 
 

@@ -24,8 +24,8 @@ from clearice import io
 from clearice.denoise import (
     DENOISED_NAME,
     PAIRS_NAME,
-    Denoiser,
     OutputOptions,
+    Recipe,
     denoise_files,
     describe_run,
     write_raw_picks,
@@ -154,12 +154,12 @@ def _denoise(job: RelionJob, model: Path, say: Say) -> None:
     torch.set_num_threads(job.threads)
     device = choose_device(job.device)
     say(f"device: {describe_device(device)}, {job.threads} threads")
-    restored = job.restore_amplitude
-    denoiser = Denoiser(model, device, job.tile, job.precision, restore_amplitude=restored)
+    recipe = Recipe(model, job.tile, job.precision, job.restore_amplitude)
+    denoiser = recipe.on(device)
     if denoiser.caveat is not None:
         say(f"warning: {denoiser.caveat}")
     _mention_halves(job.micrographs, say)
-    settings = describe_run(model, job.precision, restore_amplitude=restored)
+    settings = describe_run(recipe)
     progress = _Progress(job.folder, say)
     progress.stop_if_asked()
     outputs = [job.folder / name for name in (DENOISED_NAME, PAIRS_NAME)]
