@@ -50,6 +50,19 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Domain:
+    """What a model of many kinds of micrographs has seen.
+
+    Attributes:
+        pixel_size_angstrom: Least and largest, Å/px.
+        dose_e_per_A2: Least and largest, e/Å².
+    """
+
+    pixel_size_angstrom: tuple[float, float]
+    dose_e_per_A2: tuple[float, float]
+
+
+@dataclass(frozen=True)
 class ModelInfo:
     """What a user of the model must know.
 
@@ -65,6 +78,7 @@ class ModelInfo:
         dataset_sha256: Checksum of the manifest of the data set it was trained on.
         normalisation: How inputs are normalised.
         calibration: Of its amplitudes, once it was measured.
+        domain: Of a general model; None: one data set, to whose pixel size and dose it is bound.
     """
 
     network: str
@@ -78,6 +92,7 @@ class ModelInfo:
     dataset_sha256: str = ""
     normalisation: str = "(x - mean) / std over the whole full-dose micrograph"
     calibration: Calibration | None = None
+    domain: Domain | None = None
 
 
 @dataclass(frozen=True)
@@ -206,6 +221,8 @@ def _info(path: Path, header: dict[str, Any]) -> ModelInfo:
         info = {**header["info"]}
         if info.get("calibration") is not None:
             info["calibration"] = _calibration(**info["calibration"])
+        if info.get("domain") is not None:
+            info["domain"] = Domain(**{key: tuple(v) for key, v in info["domain"].items()})
         return ModelInfo(**info)
     except (KeyError, TypeError, ValueError) as error:
         raise _misfit(path, error) from None

@@ -170,7 +170,9 @@ def gaussian_transfer(frequency: Float[Tensor, "..."], sigma_px: float) -> Float
     return torch.exp(-2 * (math.pi * sigma_px * frequency) ** 2)
 
 
-def highpass_transfer(frequency: Float[Tensor, "..."], cutoff: float) -> Float[Tensor, "..."]:
+def highpass_transfer(
+    frequency: Float[Tensor, "..."], cutoff: float | Tensor
+) -> Float[Tensor, "..."]:
     """Return 1 − exp(−(f/cutoff)² ln 2), f and cutoff in cycles/px."""
     return 1 - torch.exp(-math.log(2) * (frequency / cutoff) ** 2)
 
@@ -182,8 +184,13 @@ def gaussian_lowpass(
     return radial_filter(image, lambda f: gaussian_transfer(f, sigma_px))
 
 
-def highpass(image: Float[Tensor, "*batch h w"], cutoff: float) -> Float[Tensor, "*batch h w"]:
-    """Remove what is slower than `cutoff` (cycles/px), see `highpass_transfer`."""
+def highpass(
+    image: Float[Tensor, "*batch h w"], cutoff: float | Tensor
+) -> Float[Tensor, "*batch h w"]:
+    """Remove what is slower than `cutoff` (cycles/px), see `highpass_transfer`.
+
+    A tensor of cutoffs must broadcast with the spectra of the images.
+    """
     return radial_filter(image, lambda f: highpass_transfer(f, cutoff))
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from clearice.config import TrainConfig, dump_config, load_config
-from clearice.data import Split
+from clearice.data import PatchLoader, Split
 from clearice.errors import ConfigError, DatasetError, TrainingInterruptedError
 from clearice.train import TrainReport, run
 from clearice.train.distributed import ALONE
@@ -116,9 +116,10 @@ def test_stages_are_read_back(tmp_path: Path) -> None:
 def test_each_stage_sees_a_larger_field_on_as_many_pixels(tmp_path: Path) -> None:
     data = write_dataset(tmp_path, size=128, noise=0.0)
     config = train_config(stages=STAGES, patch_size=32, loss="mse + 0.1 frc(bins=8)")
-    stages = training_stages(data, data.entries(Split.TRAIN), config, CPU, ALONE, 8)
+    stages, _ = training_stages(data, data.entries(Split.TRAIN), config, CPU, ALONE, 8)
     assert [stage.span.scale for stage in stages] == [4, 2, 1]
-    assert len({id(stage.loader._stacks) for stage in stages}) == 1
+    loaders = [stage.loader for stage in stages if isinstance(stage.loader, PatchLoader)]
+    assert len(loaders) == 3 and len({id(loader._stacks) for loader in loaders}) == 1
     for stage in stages:
         batch = next(stage.batches(0))
         assert batch.input.shape == (4, 1, 32, 32)

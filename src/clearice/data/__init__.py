@@ -1,5 +1,6 @@
 """The data set on disk and on its way into training: writer, reader, sampler, caches."""
 
+from clearice.data.caches import CacheChoice
 from clearice.data.loader import PatchLoader, default_workers
 from clearice.data.manifest import MANIFEST_NAME, Manifest, MicrographEntry, Split
 from clearice.data.normalise import Affine, DeviceAffine, dose_weighted_mean
@@ -10,6 +11,7 @@ from clearice.data.writer import DatasetWriter, assign_splits
 __all__ = [
     "MANIFEST_NAME",
     "Affine",
+    "CacheChoice",
     "Dataset",
     "DatasetWriter",
     "DeviceAffine",

@@ -296,6 +296,8 @@ def _between_rings(
 
 def describe_mismatch(info: ModelInfo, pixel_size_angstrom: float) -> str | None:
     """Return a sentence if a micrograph's pixel size is over 10 % from the model's."""
+    if info.domain is not None:
+        return _outside(info.domain.pixel_size_angstrom, pixel_size_angstrom, "has", "Å/px")
     if abs(pixel_size_angstrom / info.pixel_size_angstrom - 1) <= 0.1:
         return None
     return (
@@ -310,6 +312,8 @@ def describe_dose_mismatch(info: ModelInfo, dose_e_per_A2: float | None) -> str 
     Noise grows as the root of the dose: within these bounds it is within a quarter of what the
     network expects.
     """
+    if dose_e_per_A2 is not None and info.domain is not None:
+        return _outside(info.domain.dose_e_per_A2, dose_e_per_A2, "the dose is", "e/Å²")
     if dose_e_per_A2 is None or info.dose_e_per_A2 is None:
         return None
     if 2 / 3 <= dose_e_per_A2 / info.dose_e_per_A2 <= 1.5:
@@ -317,4 +321,15 @@ def describe_dose_mismatch(info: ModelInfo, dose_e_per_A2: float | None) -> str 
     return (
         f"the dose is {dose_e_per_A2:g} e/Å², but the model was trained at "
         f"{info.dose_e_per_A2:g} e/Å²: expect a worse result, or train on this data"
+    )
+
+
+def _outside(span: tuple[float, float], value: float, what: str, unit: str) -> str | None:
+    """Return a sentence if a value is outside of what a general model was trained on."""
+    low, high = span
+    if low <= value <= high:
+        return None
+    return (
+        f"{what} {value:g} {unit}, but the model was trained on {low:g} to {high:g} {unit}: "
+        "expect a worse result, or train on this data"
     )

@@ -93,9 +93,18 @@ def projected_potential(
     fx = torch.fft.rfftfreq(size, device=grid.device)
     spread = torch.sinc(fy).square()[:, None] * torch.sinc(fx).square()[None, :]
     k2 = (frequency_grid(size, size, device=grid.device) / pixel_size_angstrom).square()
-    form = _ATOM_VOLT_A3 * torch.exp(-2 * (math.pi * _ATOM_SIGMA) ** 2 * k2)
-    form = form - _SOLVENT_VOLT_A3 * torch.exp(-2 * (math.pi * _SOLVENT_SIGMA) ** 2 * k2)
-    return torch.fft.irfft2(spectrum * form / spread, s=(size, size)) / pixel_size_angstrom**2
+    potential = torch.fft.irfft2(spectrum * form_factor(k2) / spread, s=(size, size))
+    return potential / pixel_size_angstrom**2
+
+
+def form_factor(k2_per_A2: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Return the transform of an atom's potential less that of its solvent, V·Å³.
+
+    Args:
+        k2_per_A2: Square of the spatial frequency, 1/Å².
+    """
+    form = _ATOM_VOLT_A3 * torch.exp(-2 * (math.pi * _ATOM_SIGMA) ** 2 * k2_per_A2)
+    return form - _SOLVENT_VOLT_A3 * torch.exp(-2 * (math.pi * _SOLVENT_SIGMA) ** 2 * k2_per_A2)
 
 
 def contrast_transfer(

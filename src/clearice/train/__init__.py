@@ -1,10 +1,12 @@
 """Training: `run` builds, `fit` loops, `step.compute` is the maths."""
 
+from clearice.train.begin import CONFIG_NAME, FREE_ON_RESUME
 from clearice.train.distributed import Place, find_place
+from clearice.train.general import WorldPlan, run_general
 from clearice.train.loop import TrainReport, fit
 from clearice.train.presets import plan
 from clearice.train.records import METRICS_NAME, read_metrics
-from clearice.train.run import CONFIG_NAME, FREE_ON_RESUME, TrainResult, check, run
+from clearice.train.run import TrainResult, check, run
 from clearice.train.state import TrainState
 from clearice.train.step import EagerStep, GraphedStep, make_step
 
@@ -18,6 +20,7 @@ __all__ = [
     "TrainReport",
     "TrainResult",
     "TrainState",
+    "WorldPlan",
     "check",
     "find_place",
     "fit",
@@ -25,4 +28,5 @@ __all__ = [
     "plan",
     "read_metrics",
     "run",
+    "run_general",
 ]

@@ -8,6 +8,7 @@ import torch
 
 from clearice.config import TrainConfig
 from clearice.data import (
+    CacheChoice,
     Dataset,
     GridSampler,
     MicrographEntry,
@@ -52,8 +53,9 @@ def training_stages(
     device: torch.device,
     ranks: Ranks,
     total: int,
-) -> list[Stage]:
-    """Return what is trained on, one stage after the other, from stacks that all of them share.
+) -> tuple[list[Stage], CacheChoice]:
+    """Return what is trained on, one stage after the other, from stacks that all of them share;
+    and where those are held.
 
     Raises:
         DatasetError: No training micrographs, or patches do not fit into them.
@@ -82,10 +84,11 @@ def training_stages(
         copies=ranks.place.local_size,
     )
     loaders = [loader, *(loader.with_patches(*other) for other in samplers[1:])]
-    return [
+    stages = [
         Stage(span, loader, objective)
         for (span, objective), loader in zip(course, loaders, strict=True)
     ]
+    return stages, loader.choice
 
 
 def _sampler(

@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from clearice.config import TrainConfig
 from clearice.errors import ConfigError, TrainingDivergedError, TrainingInterruptedError
@@ -21,7 +22,7 @@ from clearice.train.schedules import learning_rate
 from clearice.train.stages import Stage, walk
 from clearice.train.state import TrainState
 from clearice.train.step import gradient_norms, make_step
-from clearice.train.validate import Validation, Validator
+from clearice.train.validate import Validation
 from clearice.types import LossOutput, PatchBatch
 
 # SLURM sends the last one ahead of a time limit, if asked to; Windows has none.
@@ -65,6 +66,16 @@ class TrainReport:
     validation: Validation | None
     skipped: int = 0
     device_memory_bytes: int | None = None
+
+
+class Judge(Protocol):
+    """Scores a network on what it does not train on."""
+
+    def __call__(self, network: nn.Module, weights: dict[str, Tensor], /) -> Validation: ...
+
+    def cost(self, scores: Validation, /) -> float:
+        """Return what is the lower the better."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -156,7 +167,7 @@ class _Meter:
 def fit(
     state: TrainState,
     stages: Sequence[Stage],
-    validator: Validator | None,
+    validator: Judge | None,
     config: TrainConfig,
     total: int,
     hooks: FitHooks,
@@ -255,7 +266,7 @@ def _blinded(batch: PatchBatch, state: TrainState, config: TrainConfig) -> Patch
 _NO_BETTER = "the score on held-out micrographs has not become better for long (stop_after)"
 
 
-def _check_validation(validator: Validator | None, config: TrainConfig) -> None:
+def _check_validation(validator: Judge | None, config: TrainConfig) -> None:
     if validator is None and (config.schedule == "plateau" or config.stop_after is not None):
         wish = "stop_after" if config.stop_after is not None else "schedule plateau"
         raise ConfigError(
@@ -264,7 +275,7 @@ def _check_validation(validator: Validator | None, config: TrainConfig) -> None:
 
 
 def _judge(
-    state: TrainState, scores: Validation | None, validator: Validator | None, config: TrainConfig
+    state: TrainState, scores: Validation | None, validator: Judge | None, config: TrainConfig
 ) -> bool:
     """Draw the consequences of a validation, and tell whether it is the best so far."""
     if scores is None or validator is None:

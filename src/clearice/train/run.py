@@ -2,45 +2,32 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from clearice import __version__, checkpoint, io
-from clearice.config import TrainConfig, dump_config
+from clearice import __version__, checkpoint
+from clearice.config import TrainConfig
 from clearice.data import (
     Dataset,
     MicrographEntry,
     Split,
     open_dataset,
 )
-from clearice.errors import ConfigError, DatasetError, OutputError, TrainingInterruptedError
+from clearice.errors import ConfigError, DatasetError
 from clearice.losses import Objective
-from clearice.networks import build_network, place
-from clearice.seeds import derive_seed
+from clearice.networks import build_network
 from clearice.train import loaders
-from clearice.train.board import Board
+from clearice.train.begin import Listeners, Source, begin, finish, initial_state, make_recorder
 from clearice.train.calibrate import calibrate
 from clearice.train.distributed import Place, Ranks, connected
-from clearice.train.loop import TrainReport, fit
+from clearice.train.loop import TrainReport
 from clearice.train.masking import check_target
-from clearice.train.records import (
-    BOARD_NAME,
-    METRICS_NAME,
-    SAMPLES_NAME,
-    Aside,
-    Recorder,
-    forget_after,
-)
-from clearice.train.samples import Samples, sample_patches
+from clearice.train.samples import sample_patches
 from clearice.train.scaling import choose_scale, output_gain, scale_output
-from clearice.train.state import TrainState, new_state, restore
-
-CONFIG_NAME = "config.yaml"
+from clearice.train.state import TrainState
 
 
 @dataclass(frozen=True)
@@ -58,15 +45,6 @@ class TrainResult:
     steps: int
     seconds: float
     last: TrainReport | None
-
-
-@dataclass(frozen=True)
-class _Listeners:
-    """Who is told what, as in `run`."""
-
-    report: Callable[[TrainReport], None] = lambda report: None
-    tick: Callable[[int, int], None] = lambda done, total: None
-    say: Callable[[str], None] = lambda message: None
 
 
 def run(
@@ -108,7 +86,7 @@ def run(
         TrainingInterruptedError: Stopped by a signal; the state is saved.
         RankLostError: Another process is gone.
     """
-    listeners = _Listeners(report, tick, say) if here.first else _Listeners()
+    listeners = Listeners(report, tick, say) if here.first else Listeners()
     with connected(here, device) as ranks:
         ranks.shared(config.batch_size)
         data = open_dataset(dataset)
@@ -151,19 +129,18 @@ def _train(
     device: torch.device,
     ranks: Ranks,
     resume: bool,
-    listeners: _Listeners,
+    listeners: Listeners,
 ) -> tuple[TrainState, TrainReport | None]:
     """Build what a run needs and fit; return the final state and the last report."""
     say = listeners.say
     objective = _objective(data, config, say)
-    state = _initial_state(config, device)
-    state.ranks = ranks
+    state = initial_state(config, device, ranks)
     train = data.entries(Split.TRAIN)
-    _begin(state, out, config, data, resume, say)
+    source = Source("data set", str(data.folder), data.checksum())  # it reads the whole manifest
+    begin(state, out, config, source, resume, say)
     epochs_in_steps = config.epochs * loaders.steps_per_epoch(train, config)
     total = epochs_in_steps if config.steps is None else config.steps
-    stages = loaders.training_stages(data, train, config, device, ranks, total)
-    cache = stages[0].loader.choice
+    stages, cache = loaders.training_stages(data, train, config, device, ranks, total)
     say(cache.reason)
     if state.output_scale is None:
         state.output_scale, reason = choose_scale(data, train, config)
@@ -172,43 +149,17 @@ def _train(
     validator = loaders.validator(data, objective, config, device, cache.cache, ranks)
     if validator is None:
         say("warning: no validation micrographs; the last weights count as the best")
-    recorder = _recorder(state, out, data, config, listeners)
-    try:
-        fit(state, stages, validator, config, total, recorder.hooks, say)
-    except TrainingInterruptedError as stopped:
-        recorder.check()
-        raise TrainingInterruptedError(
-            f"{stopped}; its state is saved, go on with 'clearice train {data.folder} --out {out} "
-            "--resume'"
-        ) from None
-    finally:
-        recorder.close()
-    recorder.check()
+    recorder = make_recorder(
+        state,
+        out,
+        config,
+        lambda: _describe(state, data, config, source.checksum),
+        listeners,
+        lambda: sample_patches(data, config),
+    )
+    command = f"clearice train {data.folder} --out {out} --resume"
+    finish(state, stages, validator, config, total, recorder, say, command)
     return state, recorder.last
-
-
-def _recorder(
-    state: TrainState,
-    out: Path,
-    data: Dataset,
-    config: TrainConfig,
-    listeners: _Listeners,
-) -> Recorder:
-    """Build what writes the files of a run; only the first rank has pictures to draw."""
-    first = state.ranks.place.first
-    board = Board(out / BOARD_NAME, state.step) if config.tensorboard and first else None
-    patches = sample_patches(data, config) if first else None
-    samples = None if patches is None else Samples(state, patches, out / SAMPLES_NAME, board)
-
-    checksum = data.checksum()  # once: it reads the whole manifest
-
-    def describe() -> checkpoint.ModelInfo:
-        return _describe(state, data, config, checksum)
-
-    told = (listeners.report, listeners.tick, listeners.say)
-    device = state.gradient_norms.device
-    aside = Aside(device) if device.type == "cuda" else None
-    return Recorder(state, out, describe, config.keep, *told, samples, board, aside=aside)
 
 
 def _objective(data: Dataset, config: TrainConfig, say: Callable[[str], None]) -> Objective:
@@ -242,86 +193,6 @@ def _check_groups(entries: Iterable[MicrographEntry]) -> None:
                 f"more, and this has {entry.shape[0]}; prepare movies with --groups 8, or leave "
                 "out the debiased loss"
             )
-
-
-def _initial_state(config: TrainConfig, device: torch.device) -> TrainState:
-    # Fresh weights must not depend on, or disturb, whatever was drawn before in this process.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(config.seed, "weights"))
-        network = build_network(config.network, config.dropout)
-    return new_state(place(network, device).train(), config)
-
-
-def _begin(
-    state: TrainState,
-    out: Path,
-    config: TrainConfig,
-    data: Dataset,
-    resume: bool,
-    say: Callable[[str], None],
-) -> None:
-    """Start a run or go on with one; only the first rank writes."""
-    if resume and (out / CONFIG_NAME).exists() and not (out / checkpoint.LAST_NAME).exists():
-        say("the run was stopped before its first save: starting anew")
-        resume = False
-    ranks = state.ranks
-    if resume:
-        _resume(state, out, config, data)
-        say(f"resuming at step {state.step}")
-    ranks.check_agreement(_fingerprint(state), "what they would train")
-    if ranks.place.first:
-        if resume:
-            forget_after(state.step, out)
-        else:
-            _start(out, config)
-    ranks.wait()
-
-
-def _fingerprint(state: TrainState) -> Tensor:
-    """Return some numbers that tell one state from another."""
-    sums = [value.double().sum().cpu() for value in state.average.values()]
-    return torch.stack([torch.tensor(float(state.step), dtype=torch.float64), *sums])
-
-
-def _start(out: Path, config: TrainConfig) -> None:
-    io.ensure_folder(out)
-    if (out / checkpoint.LAST_NAME).exists():
-        raise OutputError(
-            f"{out}: already holds a run; go on with it by --resume, or choose another --out"
-        )
-    io.write_text(out / CONFIG_NAME, dump_config(config))
-    io.write_text(out / METRICS_NAME, "")
-
-
-# These change how a run is carried out, not what it computes.
-FREE_ON_RESUME = {
-    "cache",
-    "checkpoint_seconds",
-    "cuda_graph",
-    "keep",
-    "samples",
-    "tensorboard",
-    "workers",
-}
-
-
-def _resume(state: TrainState, out: Path, config: TrainConfig, data: Dataset) -> None:
-    info, weights, saved = checkpoint.load_training(out / checkpoint.LAST_NAME)
-    if info.dataset_sha256 != data.checksum():
-        raise DatasetError(
-            f"{data.folder}: is not the data set that {out} was trained on; give that one, or "
-            "start a new run"
-        )
-    # Settings that a run of an older version does not name had their defaults.
-    before = {**TrainConfig().model_dump(mode="json"), **info.config}
-    changed = [
-        f"{key} was {before[key]!r} and is now {value!r}"
-        for key, value in config.model_dump(mode="json").items()
-        if json.dumps(before[key]) != json.dumps(value) and key not in FREE_ON_RESUME
-    ]
-    if changed:
-        raise ConfigError(f"{out}: cannot resume with another configuration: {'; '.join(changed)}")
-    restore(state, weights, saved)
 
 
 def _describe(

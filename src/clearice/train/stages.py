@@ -11,13 +11,13 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from clearice.config import TrainConfig
-from clearice.data import PatchLoader
 from clearice.losses import Objective
 from clearice.types import PatchBatch
 
@@ -37,6 +37,14 @@ class Span:
     scale: int
 
 
+class Batches(Protocol):
+    """Where batches come from."""
+
+    def batches(self, first: int, last: int, /) -> Iterator[PatchBatch]:
+        """Yield those of the steps from `first` to before `last`."""
+        ...
+
+
 @dataclass(frozen=True)
 class Stage:
     """What one span trains on.
@@ -48,7 +56,7 @@ class Stage:
     """
 
     span: Span
-    loader: PatchLoader
+    loader: Batches
     objective: Objective
 
     def batches(self, first: int) -> Iterator[PatchBatch]:
