@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import Final
+from typing import Final, final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 # Anti-aliased or not, a detector's pixel is the unit of the network: sizes in Å vary instead.
@@ -78,24 +78,46 @@ class Conditions:
         )
 
 
-def draw_conditions(n: int, generator: torch.Generator) -> Conditions:
-    """Draw how so many micrographs were taken.
+@final
+class Draws:
+    """Uniform numbers that are used up column by column, a row a micrograph.
+
+    So a micrograph gets the same ones whatever others are made beside it.
 
     Args:
-        n: How many.
-        generator: On the CPU.
+        numbers: From 0 to 1.
     """
 
-    def uniform(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(n, generator=generator)
+    def __init__(self, numbers: Float[Tensor, "n draws"]) -> None:
+        self._columns = iter(numbers.unbind(1))
 
-    def log_uniform(low: float, high: float) -> Tensor:
-        return uniform(math.log(low), math.log(high)).exp()
+    def uniform(self, low: float, high: float) -> Float[Tensor, "n"]:
+        """Return numbers from low to high."""
+        return low + (high - low) * next(self._columns)
 
-    def sometimes(share: float, value: Tensor, otherwise: Tensor | float = 0.0) -> Tensor:
-        chosen = torch.rand(n, generator=generator) < share
-        return torch.where(chosen, value, torch.as_tensor(otherwise, dtype=torch.float32))
+    def log_uniform(self, low: float, high: float) -> Float[Tensor, "n"]:
+        """Return numbers whose logarithms are uniform."""
+        return self.uniform(math.log(low), math.log(high)).exp()
 
+    def chance(self, share: float) -> Bool[Tensor, "n"]:
+        """Return what holds for a share of the micrographs."""
+        return next(self._columns) < share
+
+    def sometimes(
+        self, share: float, value: Tensor | float, otherwise: Tensor | float = 0.0
+    ) -> Float[Tensor, "n"]:
+        """Return one value for a share of the micrographs, another for the rest."""
+        chosen = self.chance(share)
+        return torch.where(chosen, torch.as_tensor(value), torch.as_tensor(otherwise)).float()
+
+
+def draw_conditions(draws: Draws) -> Conditions:
+    """Draw how micrographs were taken.
+
+    Args:
+        draws: On the CPU.
+    """
+    uniform, log_uniform, sometimes = draws.uniform, draws.log_uniform, draws.sometimes
     low, high = DOSE_E_PER_A2
     dose = sometimes(_SHARE_OF_LOW_DOSE, log_uniform(low, _LOW_DOSE), log_uniform(_LOW_DOSE, high))
     phase = sometimes(0.07, uniform(40.0, 120.0))
@@ -104,7 +126,7 @@ def draw_conditions(n: int, generator: torch.Generator) -> Conditions:
     return Conditions(
         pixel_size_angstrom=log_uniform(*PIXEL_SIZE_ANGSTROM),
         dose_e_per_A2=dose,
-        voltage_kv=sometimes(0.25, torch.full((n,), 200.0), 300.0),
+        voltage_kv=sometimes(0.25, 200.0, 300.0),
         spherical_aberration_mm=sometimes(0.2, uniform(0.01, 2.0), 2.7),
         amplitude_contrast=uniform(0.06, 0.12),
         defocus_angstrom=defocus,
@@ -122,5 +144,5 @@ def draw_conditions(n: int, generator: torch.Generator) -> Conditions:
         stripes=sometimes(0.3, log_uniform(0.003, 0.1)),
         hot_pixels=sometimes(0.15, log_uniform(1e-6, 1e-4)),
         ice_gradient=uniform(0.0, 0.15),
-        damage=sometimes(0.5, torch.ones(n)),
+        damage=sometimes(0.5, 1.0),
     )

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from clearice.simulate.conditions import Draws
+
 # Shares of micrographs.
 _CARBON, _GOLD, _DIRT, _CRYSTALS, _ROUGH = 0.15, 0.04, 0.15, 0.06, 0.3
 # Projected potential of a white amorphous texture, V·Å, times the root of the area of a pixel, Å.
@@ -34,33 +36,28 @@ class Scenery:
 def draw_scenery(
     pixel_size_angstrom: Float[Tensor, "n"],
     ice_gradient: Float[Tensor, "n"],
-    size: int,
-    layout: torch.Generator,
-    texture: torch.Generator,
+    draws: Draws,
+    grain: Float[Tensor, "n h w"],
 ) -> Scenery:
-    """Draw scenery for so many micrographs.
+    """Draw scenery.
 
     Args:
-        pixel_size_angstrom: Å/px of each, on the device.
+        pixel_size_angstrom: Å/px of each micrograph.
         ice_gradient: Largest relative change of intensity by the thickness of the ice.
-        size: Edge, px.
-        layout: On the CPU: what there is, and where.
-        texture: On the device: noise-like detail.
+        draws: What there is, and where, on the device of the rest.
+        grain: White noise of variance 1, of which whatever is amorphous is made.
     """
-    device, n = pixel_size_angstrom.device, len(pixel_size_angstrom)
+    device, size = grain.device, grain.shape[-1]
     pixel = pixel_size_angstrom[:, None, None]
     axis = torch.linspace(-1, 1, size, device=device)
     y, x = axis[None, :, None], axis[None, None, :]
+    grain = grain / pixel
 
     def uniform(low: float, high: float) -> Tensor:
-        drawn = low + (high - low) * torch.rand(n, generator=layout)
-        return drawn.to(device)[:, None, None]
+        return draws.uniform(low, high)[:, None, None]
 
     def sometimes(share: float) -> Tensor:
-        return (torch.rand(n, generator=layout) < share).to(device, torch.float32)[:, None, None]
-
-    def white() -> Tensor:
-        return torch.randn(n, size, size, generator=texture, device=device) / pixel
+        return draws.chance(share).float()[:, None, None]
 
     # Thickness of the ice, 0 to 1.
     slope_y, slope_x, bend = uniform(-1, 1), uniform(-1, 1), uniform(-1, 1)
@@ -68,7 +65,7 @@ def draw_scenery(
     low, high = thickness.amin((1, 2), keepdim=True), thickness.amax((1, 2), keepdim=True)
     thickness = (thickness - low) / (high - low).clamp(min=1e-6)
     transmission = 1 - ice_gradient[:, None, None] * thickness
-    potential = _TEXTURE_ICE * sometimes(_ROUGH) * uniform(0.3, 1.5) * white()
+    potential = _TEXTURE_ICE * sometimes(_ROUGH) * uniform(0.3, 1.5) * grain
 
     # A hole's edge: the far side of a large circle or of a line.
     angle, offset, curve = uniform(0, 2 * math.pi), uniform(-0.3, 0.9), uniform(-0.4, 0.4)
@@ -77,11 +74,11 @@ def draw_scenery(
     behind = along - offset + curve * across * across
     half_width = size * pixel / 2
     carbon = sometimes(_CARBON) * torch.sigmoid(behind * half_width / uniform(5, 30))
-    potential = potential + _TEXTURE_CARBON * uniform(0.5, 2.0) * carbon * white()
+    potential = potential + _TEXTURE_CARBON * uniform(0.5, 2.0) * carbon * grain
     transmission = transmission * (1 - uniform(0.05, 0.25) * carbon)
     gold = sometimes(_GOLD) * torch.sigmoid(behind * half_width / uniform(5, 15))
     transmission = transmission * (1 - uniform(0.3, 0.8) * gold)
-    potential = potential + 3 * _TEXTURE_CARBON * gold * white()
+    potential = potential + 3 * _TEXTURE_CARBON * gold * grain
 
     # One clump of dirt or ice, thick in its middle.
     centre_y, centre_x, radius = uniform(-1.1, 1.1), uniform(-1.1, 1.1), uniform(100, 600)
@@ -89,7 +86,7 @@ def draw_scenery(
     wobble = 1 + 0.2 * torch.sin(uniform(2, 6).round() * torch.atan2(y - centre_y, x - centre_x))
     clump = sometimes(_DIRT) * torch.sigmoid((1 - away / wobble) * uniform(4, 20))
     transmission = transmission * (1 - uniform(0.1, 0.5) * clump)
-    potential = potential + _TEXTURE_CARBON * uniform(0.3, 2.0) * clump * white()
+    potential = potential + _TEXTURE_CARBON * uniform(0.3, 2.0) * clump * grain
 
     # Crystals of ice: waves in a patch.
     spacing, direction = uniform(*_LATTICE_ANGSTROM), uniform(0, math.pi)

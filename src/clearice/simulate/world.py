@@ -8,7 +8,7 @@ that differ in all of it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, final
@@ -21,7 +21,7 @@ from torch_ctf import calculate_ctf_2d
 from clearice.fourier import frequency_grid, highpass
 from clearice.seeds import derive_seed
 from clearice.simulate.complexes import Complex, procedural_complex
-from clearice.simulate.conditions import Conditions, draw_conditions
+from clearice.simulate.conditions import Conditions, Draws, draw_conditions
 from clearice.simulate.imaging import critical_exposure, form_factor, interaction_constant
 from clearice.simulate.scenery import draw_scenery
 from clearice.simulate.specimen import random_rotations
@@ -33,6 +33,9 @@ _SHARES: Final = 1 << 14
 # Pixels above that size see no more than the coarse points of a complex, Å/px.
 _COARSE_FROM: Final = 1.9
 _MOST_POINTS: Final = 500_000
+_MOST_CELLS: Final = 60
+# Uniform numbers that conditions, and scenery, may take.
+_DRAWS: Final = 64
 _EMPTY, _CLUSTERED, _MIXED = 0.06, 0.12, 0.2
 _HOT_SIGMAS: Final = (5.0, 60.0)
 _HIGHPASS_ANGSTROM: Final = 400.0
@@ -61,28 +64,32 @@ class _Pool:
 
     points: Float[Tensor, "all 3"]
     weights: Int[Tensor, "all"]
-    first: tuple[int, ...]
-    count: tuple[int, ...]
+    first: Int[Tensor, "complexes"]
+    count: Int[Tensor, "complexes"]
 
     @classmethod
     def of(cls, parts: Sequence[tuple[Tensor, Tensor]], device: torch.device) -> _Pool:
-        counts = [len(points) for points, _ in parts]
-        starts = [0, *torch.tensor(counts).cumsum(0).tolist()][:-1]
+        count = torch.tensor([len(points) for points, _ in parts])
         points = torch.cat([points for points, _ in parts]).to(device)
         weights = torch.cat([weights for _, weights in parts]).round().int().to(device)
-        return cls(points, weights, tuple(starts), tuple(counts))
+        return cls(points, weights, count.cumsum(0) - count, count)
 
 
 @dataclass(frozen=True)
-class _Placed:
-    """A particle of a scene."""
+class _Scene:
+    """The particles of a micrograph.
 
-    scene: int
-    which: int
+    Attributes:
+        which: Complex of each.
+        centres: (row, column) of each, px.
+        rotations: First two rows of its rotation.
+        coarse: Whether coarse points are fine enough.
+    """
+
+    which: Int[Tensor, "m"]
+    centres: Float[Tensor, "m 2"]
+    rotations: Float[Tensor, "m 2 3"]
     coarse: bool
-    row: float
-    column: float
-    rotation: Float[Tensor, "3 3"]
 
 
 @final
@@ -110,6 +117,8 @@ class World:
             coarse = list(pool.map(Complex.coarse, self.complexes))
         fine = [(each.atoms, torch.ones(len(each.atoms))) for each in self.complexes]
         self._pools = _Pool.of(fine, device), _Pool.of(coarse, device)
+        self._diameters = torch.tensor([each.diameter_angstrom for each in self.complexes])
+        self._flat = torch.tensor([each.lies_flat for each in self.complexes])
 
     def views(self, first: int, n: int, size: int) -> Views:
         """Make micrographs number `first` to `first + n − 1`.
@@ -119,107 +128,118 @@ class World:
             n: How many.
             size: Edge, px.
         """
-        layout = torch.Generator().manual_seed(derive_seed(self.seed, "layout", first, n))
-        texture = torch.Generator(self.device)
-        texture.manual_seed(derive_seed(self.seed, "texture", first, n))
-        drawn = draw_conditions(n, layout)
-        placed = [each for scene in range(n) for each in self._scene(scene, drawn, size, layout)]
-        conditions = drawn.to(self.device)
-        counts = self._deposited(placed, drawn.pixel_size_angstrom, n, size)
-        scenery = draw_scenery(
-            conditions.pixel_size_angstrom, conditions.ice_gradient, size, layout, texture
+        numbers = range(first, first + n)
+        layouts = [self._generator("layout", i, torch.device("cpu")) for i in numbers]
+        noises = [self._generator("noise", i, self.device) for i in numbers]
+        drawn = torch.stack([torch.rand(2, _DRAWS, generator=layout) for layout in layouts])
+        conditions = draw_conditions(Draws(drawn[:, 0]))
+        pixel_sizes = conditions.pixel_size_angstrom
+        scenes = [
+            self._scene(pixel, size, layout)
+            for pixel, layout in zip(pixel_sizes.tolist(), layouts, strict=True)
+        ]
+        there = conditions.to(self.device)
+        grain = _stacked(
+            noises, lambda noise: torch.randn(size, size, generator=noise, device=self.device)
         )
-        optics = _Optics(conditions, size)
-        image = optics.image(counts, scenery.potential)
+        scenery = draw_scenery(
+            there.pixel_size_angstrom, there.ice_gradient, Draws(drawn[:, 1].to(self.device)), grain
+        )
+        optics = _Optics(there, size)
+        image = optics.image(self._deposited(scenes, pixel_sizes, size), scenery.potential)
         expected = (image * scenery.transmission).clamp(min=0.0)
-        noisy, clean = _detected(expected, conditions, optics, texture)
+        noisy, clean = _detected(expected, there, optics, noises)
         mean = noisy.mean((1, 2), keepdim=True)
         std = noisy.std((1, 2), keepdim=True)
-        numbers = [each.scene for each in placed]
-        particles = tuple(numbers.count(scene) for scene in range(n))
-        return Views((noisy - mean) / std, (clean - mean) / std, conditions, particles)
+        particles = tuple(len(scene.which) for scene in scenes)
+        return Views((noisy - mean) / std, (clean - mean) / std, there, particles)
 
-    def _scene(
-        self, scene: int, drawn: Conditions, size: int, generator: torch.Generator
-    ) -> list[_Placed]:
+    def _generator(self, purpose: str, number: int, device: torch.device) -> torch.Generator:
+        return torch.Generator(device).manual_seed(derive_seed(self.seed, purpose, number))
+
+    def _scene(self, pixel_size: float, size: int, generator: torch.Generator) -> _Scene:
         """Choose complexes, places and orientations of one micrograph."""
-        pixel = float(drawn.pixel_size_angstrom[scene])
+        coarse = pixel_size > _COARSE_FROM
         empty, clustered, mixed, fill, spread = torch.rand(5, generator=generator).tolist()
-        if empty < _EMPTY:
-            return []
-        kinds = 1 if mixed > _MIXED else 3
-        chosen = torch.randint(len(self.complexes), (kinds,), generator=generator).tolist()
-        coarse = pixel > _COARSE_FROM
-        pool = self._pools[coarse]
-        spacing = max(self.complexes[which].diameter_angstrom for which in chosen)
-        spacing *= (0.75 + 0.6 * spread) / pixel
-        cells = max(1, min(60, round(size / spacing)))
-        centres = _jittered(cells, size, generator)
-        keep = torch.rand(len(centres), generator=generator) < 0.1 + 0.9 * fill
-        centres = centres[keep]
-        if clustered < _CLUSTERED and len(centres) > 1:
-            about = centres[: max(1, len(centres) // 8)]
-            pick = torch.randint(len(about), (len(centres),), generator=generator)
-            away = torch.randn(len(centres), 2, generator=generator) * spacing
-            centres = (about[pick] + away) % size
-        which = torch.randint(kinds, (len(centres),), generator=generator).tolist()
-        turns = random_rotations(len(centres), generator) if len(centres) else torch.empty(0)
-        placed, points = [], 0
-        for (row, column), kind, rotation in zip(centres.tolist(), which, turns, strict=True):
-            index = chosen[kind]
-            points += pool.count[index]
-            if points > _MOST_POINTS:
-                break
-            if self.complexes[index].lies_flat:
-                rotation = _laid(generator)  # noqa: PLW2901
-            placed.append(_Placed(scene, index, coarse, row, column, rotation))
-        return placed
+        chosen = torch.randint(
+            len(self.complexes), (3 if mixed < _MIXED else 1,), generator=generator
+        )
+        spacing = float(self._diameters[chosen].max()) * (0.75 + 0.6 * spread) / pixel_size
+        centres = _jittered(max(1, min(_MOST_CELLS, round(size / spacing))), size, generator)
+        kept = torch.rand(len(centres), generator=generator) < 0.1 + 0.9 * fill
+        centres = centres[kept] if empty > _EMPTY else centres[:0]
+        if clustered < _CLUSTERED:
+            centres = _clustered(centres, spacing, size, generator)
+        which = chosen[torch.randint(len(chosen), (len(centres),), generator=generator)]
+        points = self._pools[coarse].count[which].cumsum(0)
+        which = which[points <= _MOST_POINTS]
+        m = len(which)
+        free = random_rotations(m, generator)[:, :2]
+        rotations = torch.where(self._flat[which, None, None], _laid(m, generator), free)
+        return _Scene(which, centres[:m], rotations, coarse)
 
     def _deposited(
-        self, placed: Sequence[_Placed], pixel_size: Float[Tensor, "n"], n: int, size: int
+        self, scenes: Sequence[_Scene], pixel_sizes: Float[Tensor, "n"], size: int
     ) -> Float[Tensor, "n h w"]:
         """Add the atoms of all particles to their micrographs."""
-        grid = torch.zeros(n * size * size, dtype=torch.int32, device=self.device)
-        for coarse in (False, True):
-            some = [each for each in placed if each.coarse is coarse]
-            if some:
-                self._add(grid, self._pools[coarse], some, pixel_size, size)
-        return grid.view(n, size, size).float() / _SHARES
-
-    def _add(
-        self,
-        grid: Int[Tensor, "all"],
-        pool: _Pool,
-        placed: Sequence[_Placed],
-        pixel_size: Float[Tensor, "n"],
-        size: int,
-    ) -> None:
-        counts = torch.tensor([pool.count[each.which] for each in placed])
-        starts = torch.tensor([pool.first[each.which] for each in placed])
-        scenes = torch.tensor([each.scene for each in placed])
-        turns = torch.stack([each.rotation[:2] for each in placed]) / pixel_size[scenes, None, None]
-        centres = torch.tensor([[each.row, each.column] for each in placed])
-        total = int(counts.sum())
-        device = self.device
-        of = torch.repeat_interleave(counts.to(device), output_size=total)
-        ends = counts.cumsum(0)
-        shift = (starts - (ends - counts)).to(device)
-        index = torch.arange(total, device=device) + shift[of]
-        points, weights = pool.points[index], pool.weights[index]
-        turned = (turns.to(device)[of] @ points[:, :, None])[:, :, 0]
-        where = turned.flip(1) + centres.to(device)[of]
-        base = (scenes.to(device) * size * size)[of]
-        corner = where.floor()
-        part = where - corner
-        corner = corner.long()
-        for dy in (0, 1):
-            for dx in (0, 1):
-                rows, columns = (corner[:, 0] + dy) % size, (corner[:, 1] + dx) % size
-                share = (part[:, 0] if dy else 1 - part[:, 0]) * (
-                    part[:, 1] if dx else 1 - part[:, 1]
+        grid = torch.zeros(len(scenes) * size * size, dtype=torch.int32, device=self.device)
+        for coarse, pool in enumerate(self._pools):
+            some = [i for i, scene in enumerate(scenes) if scene.coarse == bool(coarse)]
+            particles = [len(scenes[i].which) for i in some]
+            if sum(particles):
+                base = torch.tensor(some).repeat_interleave(torch.tensor(particles))
+                rotations = torch.cat([scenes[i].rotations for i in some])
+                _add(
+                    grid,
+                    pool,
+                    torch.cat([scenes[i].which for i in some]),
+                    base * size * size,
+                    rotations / pixel_sizes[base, None, None],
+                    torch.cat([scenes[i].centres for i in some]),
+                    size,
                 )
-                shares = (share * _SHARES).round().int() * weights
-                grid.index_add_(0, base + rows * size + columns, shares)
+        return grid.view(len(scenes), size, size).float() / _SHARES
+
+
+def _add(
+    grid: Int[Tensor, "all"],
+    pool: _Pool,
+    which: Int[Tensor, "m"],
+    base: Int[Tensor, "m"],
+    rotations: Float[Tensor, "m 2 3"],
+    centres: Float[Tensor, "m 2"],
+    size: int,
+) -> None:
+    """Add the points of particles, each spread over its four nearest pixels.
+
+    Args:
+        grid: Shares of atoms in the pixels of all micrographs, changed in place.
+        pool: Points of the complexes.
+        which: Complex of each particle.
+        base: First pixel of its micrograph.
+        rotations: From Å to px in (x, y).
+        centres: (row, column), px.
+        size: Edge of a micrograph, px.
+    """
+    device = grid.device
+    counts = pool.count[which]
+    total = int(counts.sum())
+    before = pool.first[which] - (counts.cumsum(0) - counts)
+    numbers = torch.arange(len(which), device=device)
+    of = numbers.repeat_interleave(counts.to(device), output_size=total)
+    index = torch.arange(total, device=device) + before.to(device)[of]
+    points, weights = pool.points[index], pool.weights[index]
+    turned = (rotations.to(device)[of] * points[:, None]).sum(2)
+    where = turned.flip(1) + centres.to(device)[of]
+    corner = where.floor()
+    part = where - corner
+    corner, start = corner.long(), base.to(device)[of]
+    for dy in (0, 1):
+        for dx in (0, 1):
+            rows, columns = (corner[:, 0] + dy) % size, (corner[:, 1] + dx) % size
+            share = (part[:, 0] if dy else 1 - part[:, 0]) * (part[:, 1] if dx else 1 - part[:, 1])
+            shares = (share * _SHARES).round().int() * weights
+            grid.index_add_(0, start + rows * size + columns, shares)
 
 
 def _jittered(cells: int, size: int, generator: torch.Generator) -> Float[Tensor, "all 2"]:
@@ -233,18 +253,41 @@ def _jittered(cells: int, size: int, generator: torch.Generator) -> Float[Tensor
     return ((centres + 0.8 * off) * edge + both)[order] % size
 
 
-def _laid(generator: torch.Generator) -> Float[Tensor, "3 3"]:
-    """Return a rotation that leaves the z axis within some degrees of the plane of the image."""
-    u = torch.rand(3, generator=generator).tolist()
-    about, tilt, turn = 2 * math.pi * u[0], math.radians(90 + 20 * (u[1] - 0.5)), 2 * math.pi * u[2]
+def _clustered(
+    centres: Float[Tensor, "m 2"], spacing: float, size: int, generator: torch.Generator
+) -> Float[Tensor, "m 2"]:
+    """Gather particles around an eighth of them."""
+    if len(centres) == 0:
+        return centres
+    about = centres[: -(-len(centres) // 8)]
+    pick = torch.randint(len(about), (len(centres),), generator=generator)
+    away = torch.randn(len(centres), 2, generator=generator) * spacing
+    return (about[pick] + away) % size
 
-    def rotation(angle: float, i: int, j: int) -> Tensor:
-        result = torch.eye(3)
-        result[i, i] = result[j, j] = math.cos(angle)
-        result[i, j], result[j, i] = -math.sin(angle), math.sin(angle)
-        return result
 
-    return rotation(turn, 0, 1) @ rotation(tilt, 0, 2) @ rotation(about, 0, 1)
+def _laid(m: int, generator: torch.Generator) -> Float[Tensor, "m 2 3"]:
+    """Return rotations (two rows each) that lay the z axis within 10° of the image's plane."""
+    u = torch.rand(m, 3, generator=generator)
+    about, turn = 2 * math.pi * u[:, 0], 2 * math.pi * u[:, 2]
+    tilt = (u[:, 1] - 0.5) * math.radians(20)
+    # First about z, then z is laid along x, then turned in the plane.
+    rows = torch.stack(
+        [
+            torch.stack([tilt.sin() * about.cos(), -tilt.sin() * about.sin(), tilt.cos()], 1),
+            torch.stack([about.sin(), about.cos(), torch.zeros(m)], 1),
+        ],
+        1,
+    )
+    c, s = turn.cos(), turn.sin()
+    plane = torch.stack([torch.stack([c, -s], 1), torch.stack([s, c], 1)], 1)
+    return plane @ rows
+
+
+def _stacked(
+    generators: Sequence[torch.Generator], draw: Callable[[torch.Generator], Tensor]
+) -> Float[Tensor, "n ..."]:
+    """Draw for each micrograph from its own generator."""
+    return torch.stack([draw(generator) for generator in generators])
 
 
 @final
@@ -335,21 +378,29 @@ def _detected(
     expected: Float[Tensor, "n h w"],
     conditions: Conditions,
     optics: _Optics,
-    generator: torch.Generator,
+    noises: Sequence[torch.Generator],
 ) -> tuple[Float[Tensor, "n h w"], Float[Tensor, "n h w"]]:
     """Count electrons; return the image with all that the detector adds, and what is expected."""
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, device=expected.device)
-
-    n, height, width = expected.shape
+    _, height, width = expected.shape
     electrons = (conditions.dose_e_per_A2[:, None, None] * optics.pixel.square()) * expected
-    gain = 1 + conditions.gain_residual[:, None, None] * normal(n, height, width)
-    counted = torch.poisson(electrons * gain.clamp(min=0), generator=generator)
+
+    def normal(rows: int, columns: int) -> Tensor:
+        return _stacked(
+            noises,
+            lambda noise: torch.randn(rows, columns, generator=noise, device=expected.device),
+        )
+
+    gain = 1 + conditions.gain_residual[:, None, None] * normal(height, width)
+    mean = electrons * gain.clamp(min=0)
+    counted = torch.stack(
+        [torch.poisson(each, generator=noise) for each, noise in zip(mean, noises, strict=True)]
+    )
     spread = electrons.mean((1, 2), keepdim=True).sqrt()
     stripes = conditions.stripes[:, None, None] * spread
-    counted = counted + stripes * (normal(n, height, 1) + normal(n, 1, width))
-    drawn = torch.rand(n, height, width, generator=generator, device=expected.device)
+    counted = counted + stripes * (normal(height, 1) + normal(1, width))
+    drawn = _stacked(
+        noises, lambda noise: torch.rand(height, width, generator=noise, device=expected.device)
+    )
     low, high = _HOT_SIGMAS
     share = conditions.hot_pixels[:, None, None]
     brightness = low + (high - low) * drawn / share.clamp(min=1e-9)
