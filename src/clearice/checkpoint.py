@@ -9,7 +9,7 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,6 +22,8 @@ from clearice.networks import build_network
 
 BEST_NAME = "best.safetensors"
 LAST_NAME = "last.safetensors"
+# Models that come with the package, by the names that commands take.
+PACKAGED: Final = ("general", "general-small")
 _HEADER_KEY = "clearice"
 _MODEL_PREFIX = "model."
 
@@ -148,11 +150,14 @@ def _read(path: Path, *, with_tensors: bool = True) -> tuple[dict[str, Tensor], 
 
 
 def resolve(model: Path) -> Path:
-    """Return the model file of a run's folder (its best weights), or the file itself.
+    """Return the file of a model that comes with the package, of a run's folder (its best weights),
+    or the file itself.
 
     Raises:
         CheckpointError: There is none.
     """
+    if str(model) in PACKAGED and not model.exists():
+        return Path(__file__).parent / "models" / f"{model}.safetensors"
     path = model / BEST_NAME if model.is_dir() else model
     if not path.is_file():
         raise CheckpointError(f"{path}: does not exist; train first, or check --model")

@@ -275,6 +275,7 @@ def train(
     out: Out,
     config: Path | None = None,
     preset: Preset | None = None,
+    start: Annotated[str | None, Parameter(name="--from")] = None,
     network: str | None = None,
     loss: str | None = None,
     fourier_weight: Annotated[
@@ -317,6 +318,8 @@ def train(
         config: YAML file with any of the settings; options given here take precedence.
         preset: How much to spend: settings that are not given are picked from it, the data and
             the device, and printed with the reason (default: by the device).
+        start: Go on from the weights of a model, in a quarter of the steps: general, general-small,
+            a run's folder or a model file.
         network: A name that `clearice networks` lists.
         loss: For instance 'mse + 0.05 frc + 0->0.02@0-0.5 gradient-l2'.
         fourier_weight: w gives (1−w)·MSE + w·log-power.
@@ -361,6 +364,7 @@ def train(
     if fourier_weight is not None:
         weights = fourier_weighted_loss(fourier_weight)
     overrides = {
+        "start": start,
         "network": network,
         "loss": weights,
         "allow_biased": allow_biased,
@@ -414,6 +418,86 @@ def train(
         print(f"{result.model}: {result.steps} steps in {result.seconds:.0f} s")
 
 
+@app.command
+def pretrain(
+    *,
+    out: Out,
+    config: Path | None = None,
+    start: Annotated[str | None, Parameter(name="--from")] = None,
+    network: str = "unet-large",
+    loss: str | None = None,
+    steps: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 20_000,
+    batch_size: int = 16,
+    patch_size: int = 512,
+    learning_rate: float | None = None,
+    schedule: Literal["constant", "cosine"] | None = None,
+    precision: Precision | None = None,
+    complexes: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 256,
+    specimen: tuple[Path, ...] = (),
+    keep: int | None = None,
+    seed: int | None = None,
+    device: Device = "auto",
+    resume: bool = False,
+) -> None:
+    """Train a general model on micrographs of all kinds, simulated while it learns.
+
+    Example: clearice pretrain --out general --steps 20000
+
+    Args:
+        out: Folder for the model, `config.yaml` and `metrics.jsonl`.
+        config: YAML file with any of the settings of `train`; options given here take precedence.
+        start: Go on from the weights of a model: general, general-small, a run's folder or a file.
+        network: A name that `clearice networks` lists.
+        loss: For instance 'mse + 0.1 frc'; frequencies are counted in cycles/px.
+        steps: Optimiser steps.
+        batch_size: Micrographs in a step.
+        patch_size: Their edge, px.
+        learning_rate: Peak of the schedule.
+        schedule: Of the learning rate.
+        precision: Of the network.
+        complexes: Procedural complexes to draw particles from.
+        specimen: PDB or mmCIF files of further ones.
+        keep: Numbered checkpoints kept beside the last and the best.
+        seed: Seed of weights, complexes and micrographs.
+        device: auto, cpu, cuda, cuda:N or mps.
+        resume: Go on with the run in --out, with the same settings.
+    """
+    from clearice import train as room
+    from clearice.console import progress_bar, say
+    from clearice.workflows.pretrain import plan_general
+
+    here = room.find_place()
+    chosen = _device(here.device_name(device), quiet=not here.first)
+    given = {
+        "start": start,
+        "network": network,
+        "loss": loss,
+        "steps": steps,
+        "batch_size": batch_size,
+        "patch_size": patch_size,
+        "learning_rate": learning_rate,
+        "schedule": schedule,
+        "precision": precision,
+        "keep": keep,
+        "seed": seed,
+    }
+    values, world = plan_general(given, config, complexes, specimen, chosen)
+    with progress_bar("pretrain", quiet=not here.first) as update:
+        result = room.run_general(
+            out,
+            values,
+            chosen,
+            world,
+            resume=resume,
+            here=here,
+            report=lambda progress: update(progress.step, progress.total, _note(progress)),
+            tick=update,
+            say=say,
+        )
+    if here.first:
+        print(f"{result.model}: {result.steps} steps in {result.seconds:.0f} s")
+
+
 def _stored_settings(out: Path, resume: bool) -> Path | None:
     """Return the configuration of the run in `out`, so that --resume needs no other option."""
     from clearice.train import CONFIG_NAME
@@ -439,7 +523,7 @@ def _note(progress: TrainReport) -> str:
 @app.command
 def denoise(
     *inputs: Path,
-    model: Path,
+    model: Path | None = None,
     out: Out,
     pairs: Annotated[tuple[str, str] | None, Parameter(negative="")] = None,
     movies: Annotated[bool, Parameter(negative="")] = False,
@@ -461,13 +545,15 @@ def denoise(
 ) -> None:
     """Denoise micrographs, keeping names, headers and intensity scale.
 
+    Example: clearice denoise micrographs/*.mrc --out denoised
     Example: clearice denoise micrographs/*.mrc --model run --out denoised
     Example: clearice denoise --pairs 'halves/*_ODD.mrc' 'halves/*_EVN.mrc' --model run --out check
     Example: clearice denoise --movies movies/*.tif --gain gain.mrc --model run --out denoised
 
     Args:
         inputs: Micrographs, folders of them, one STAR list of them, or one data set.
-        model: A run's folder or a model file.
+        model: A run's folder, a model file, general or general-small (default: general, or
+            general-small on a CPU).
         out: Folder for the results.
         pairs: Two quoted patterns of halves, whose mean and each of which are denoised.
         movies: Inputs are movies, whose frames are added up first, into OUT/dataset.
@@ -511,7 +597,7 @@ def denoise(
     )
     named = [] if pairs is None else _named_pairs(*pairs)
     devices = _devices(device)
-    recipe = room.Recipe(model, tile, precision, restore_amplitude, tta)
+    recipe = room.Recipe(model or _general(devices[0]), tile, precision, restore_amplitude, tta)
     denoiser = recipe.on(devices[0])
     if denoiser.caveat is not None:
         say(f"warning: {denoiser.caveat}")
@@ -539,6 +625,15 @@ def denoise(
             how |= {"options": options, "dose_e_per_A2": dose}
             written = room.denoise_files(inputs, denoiser, out, pixel_size, update, say, **how)
     print(f"{len(written)} micrographs in {out}")
+
+
+def _general(device: Any) -> Path:
+    """Return the model for those who have trained none."""
+    from clearice.console import say
+
+    name = "general-small" if device.type == "cpu" else "general"
+    say(f"model: {name}, trained on simulated micrographs of all kinds; --model takes your own")
+    return Path(name)
 
 
 def _denoise_kind(inputs: tuple[Path, ...], pairs: tuple[str, str] | None, *, movies: bool) -> str:

@@ -134,6 +134,9 @@ class TrainConfig(Config):
     """How a network is trained."""
 
     network: str = Field("unet", description="a name that `clearice networks` lists")
+    start: str | None = Field(
+        None, description="model to begin with, instead of fresh weights: `general`, a run, a file"
+    )
     loss: dict[str, Weight] = Field(
         {"mse": 1.0}, description="a sum such as `mse + 0.05 frc`, or the weight of each loss"
     )

@@ -69,15 +69,15 @@ class Source:
 
 
 def initial_state(
-    config: TrainConfig, device: torch.device, ranks: Ranks, model: Path | None = None
+    config: TrainConfig, device: torch.device, ranks: Ranks, target_gain: float = 1.0
 ) -> TrainState:
     """Return the state before the first step.
 
     Args:
-        config: How to train.
+        config: How to train; with the weights of which model to begin.
         device: Where.
         ranks: The processes that train together.
-        model: Whose weights to begin with; None: fresh ones.
+        target_gain: Factor from the scale of the targets to that of the normalised input.
 
     Raises:
         CheckpointError: The model cannot be loaded.
@@ -88,15 +88,15 @@ def initial_state(
         torch.manual_seed(derive_seed(config.seed, "weights"))
         network = build_network(config.network, config.dropout)
     scale = None
-    if model is not None:
-        other, info = checkpoint.load_model(model)
+    if config.start is not None:
+        other, info = checkpoint.load_model(Path(config.start))
         if info.network != config.network:
             raise ConfigError(
-                f"{model}: is a '{info.network}', and '{config.network}' was asked for; give "
-                f"--network '{info.network}', or leave --from out"
+                f"{config.start}: is a '{info.network}', and '{config.network}' was asked for; "
+                f"give --network '{info.network}', or leave --from out"
             )
         network.load_state_dict(other.state_dict())
-        scale = info.output_gain
+        scale = info.output_gain / target_gain
     state = new_state(place(network, device).train(), config)
     state.ranks, state.output_scale = ranks, scale
     return state

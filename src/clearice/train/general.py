@@ -45,8 +45,6 @@ _OUTPUT_SCALE: Final = 0.1
 _LEAST_POWER: Final = 0.05**2
 _TYPICAL_POWER: Final = 0.15**2
 _VALIDATION_SEED: Final = "held-out world"
-_HELD_OUT_COMPLEXES: Final = 32
-_HELD_OUT_VIEWS: Final = 64
 _HIGHPASS_ANGSTROM: Final = 400.0
 # Judged are micrographs in which there is something to be seen.
 _JUDGED_POWER: Final = 0.03**2
@@ -57,11 +55,13 @@ class WorldPlan:
     """What the world is made of.
 
     Attributes:
-        complexes: How many procedural complexes.
+        complexes: How many procedural complexes; of those that judge, an eighth as many.
+        judged: Micrographs that judge.
         more: Further ones, such as from files.
     """
 
     complexes: int = 256
+    judged: int = 64
     more: tuple[Complex, ...] = ()
 
     def checksum(self, seed: int) -> str:
@@ -78,7 +78,6 @@ def run_general(
     device: torch.device,
     plan: WorldPlan = WorldPlan(),
     *,
-    model: Path | None = None,
     resume: bool = False,
     here: Place = Place(),  # noqa: B008  (frozen)
     report: Callable[[TrainReport], None] = lambda report: None,
@@ -92,7 +91,6 @@ def run_general(
         config: How to train; its target must be `clean`, and it must name its steps.
         device: Where to make micrographs and to train.
         plan: What the world is made of.
-        model: Whose weights to begin with; None: fresh ones.
         resume: Go on with the run in `out`.
         here: Which process this is, of those that train together.
         report: Called at each interval.
@@ -114,7 +112,7 @@ def run_general(
     listeners = Listeners(report, tick, say) if here.first else Listeners()
     with connected(here, device) as ranks:
         ranks.shared(config.batch_size)
-        state, last = _train(out, config, device, plan, model, resume, ranks, listeners)
+        state, last = _train(out, config, device, plan, resume, ranks, listeners)
     return TrainResult(out / checkpoint.BEST_NAME, state.step, state.seconds, last)
 
 
@@ -123,7 +121,6 @@ def _train(
     config: TrainConfig,
     device: torch.device,
     plan: WorldPlan,
-    model: Path | None,
     resume: bool,
     ranks: Ranks,
     listeners: Listeners,
@@ -132,7 +129,7 @@ def _train(
     # Pixel sizes differ: frequencies are counted in pixels.
     objective = Objective(config.loss, 1.0)
     objective.check(config.patch_size)
-    state = initial_state(config, device, ranks, None if resume else model)
+    state = initial_state(config, device, ranks)
     source = Source("training world", "the training world", plan.checksum(config.seed))
     begin(state, out, config, source, resume, say)
     if state.output_scale is None:
@@ -143,7 +140,8 @@ def _train(
     total = config.steps or 0
     loader = WorldLoader(world, config.batch_size, config.patch_size, ranks)
     stages = [Stage(span, loader, objective) for span in spans(config, total)]
-    validator = WorldValidator(device, config.batch_size, config.patch_size, objective, ranks)
+    sizes = config.batch_size, config.patch_size
+    validator = WorldValidator(plan, device, sizes, objective, ranks)
 
     def describe() -> ModelInfo:
         return _describe(state, config, source.checksum)
@@ -213,20 +211,26 @@ class WorldValidator:
     """Scores a network on micrographs of another world, of complexes that it has never seen.
 
     Args:
+        plan: How many complexes and micrographs.
         device: Where to compute.
-        batch_size: Micrographs at a time.
-        size: Their edge, px.
+        sizes: Micrographs at a time, of all ranks, and their edge, px.
         objective: The loss, for its parts.
         ranks: Processes that each score a share.
     """
 
     def __init__(
-        self, device: torch.device, batch_size: int, size: int, objective: Objective, ranks: Ranks
+        self,
+        plan: WorldPlan,
+        device: torch.device,
+        sizes: tuple[int, int],
+        objective: Objective,
+        ranks: Ranks,
     ) -> None:
         self._objective, self._ranks = objective, ranks
-        world = World(derive_seed(_VALIDATION_SEED), device, _HELD_OUT_COMPLEXES)
+        batch_size, size = sizes
+        world = World(derive_seed(_VALIDATION_SEED), device, max(1, plan.complexes // 8))
         each = max(1, batch_size // ranks.place.size)
-        starts = range(ranks.place.rank * each, _HELD_OUT_VIEWS, each * ranks.place.size)
+        starts = range(ranks.place.rank * each, plan.judged, each * ranks.place.size)
         self._batches: Sequence[tuple[PatchBatch, Tensor, Tensor]] = [
             _judged(world, start, each, size) for start in starts
         ]
@@ -245,7 +249,7 @@ class WorldValidator:
             output = functional_call(network, weights, (batch.input,)).float()
             errors = (output - batch.target).square().mean((1, 2, 3)) * batch.weight
             r = _correlations(output[:, 0], batch.target[:, 0], cutoff)[judged]
-            decibels = -10 * (1 - r.square()).log10()
+            decibels = -10 * (1 - r.clamp(max=0.9999).square()).log10()
             losses = self._objective(output, batch.target, batch.weight)
             found = [errors.sum(), len(errors), r.sum(), decibels.sum(), len(r)]
             found += [part * len(errors) for part in losses.parts.values()]

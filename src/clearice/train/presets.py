@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, final
 
 import torch
 
+from clearice.checkpoint import load_info
 from clearice.config import Preset, TrainConfig, validate_config
 from clearice.data import Dataset, MicrographEntry, Split
 from clearice.devices import device_memory_bytes, has_fast_bfloat16
@@ -19,6 +21,9 @@ _SMALL_CARD_BYTES: Final = 12 * 2**30
 _FEW: Final = 20
 # What finds more fine detail than mse, at no cost elsewhere (docs/results/losses.md).
 _LOSS: Final = "mse + 0.1 frc(resolution=4)"
+# A quarter of the steps, carefully.
+_FINE_TUNING_SHARE: Final = 4
+_FINE_TUNING_RATE: Final = 3e-4
 # Patches are whole multiples of this: no network has a larger stride.
 _GRID: Final = 32
 
@@ -104,6 +109,7 @@ def plan(
     preset = preset or _preset(device, choices)
     effort = (_ON_CPU if device.type == "cpu" else _ON_GPU)[preset]
     train = data.entries(Split.TRAIN)
+    effort = _pick_start(effort, choices)
     choices.pick(f"preset {preset}", network=effort.network)
     if data.manifest.roles == "single":
         choices.pick("there is one image of each micrograph", target="masked")
@@ -132,6 +138,17 @@ def _preset(device: torch.device, choices: _Choices) -> Preset:
         return "8gb"
     choices.reasons.append(f"preset balanced: {size}; {others}")
     return "balanced"
+
+
+def _pick_start(effort: _Effort, choices: _Choices) -> _Effort:
+    """Spend less where training goes on from a model that is good already."""
+    start = choices.config().start
+    if start is None:
+        return effort
+    network = load_info(Path(start)).network
+    choices.pick(f"that of {start}", network=network)
+    choices.pick(f"{start} has learnt most of it", learning_rate=_FINE_TUNING_RATE)
+    return _Effort(network, max(1, effort.steps // _FINE_TUNING_SHARE), 0)
 
 
 def _pick_precision(device: torch.device, choices: _Choices) -> None:

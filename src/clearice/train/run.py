@@ -134,7 +134,8 @@ def _train(
     """Build what a run needs and fit; return the final state and the last report."""
     say = listeners.say
     objective = _objective(data, config, say)
-    state = initial_state(config, device, ranks)
+    noisy = config.target == "noisy"
+    state = initial_state(config, device, ranks, data.manifest.target_gain if noisy else 1.0)
     train = data.entries(Split.TRAIN)
     source = Source("data set", str(data.folder), data.checksum())  # it reads the whole manifest
     begin(state, out, config, source, resume, say)
