@@ -42,7 +42,7 @@ def slow_disk(monkeypatch: pytest.MonkeyPatch) -> None:
         assert aside is None, "the CPU saves at once"
         return Recorder(*given, aside=Aside(CPU))
 
-    monkeypatch.setattr(sys.modules["clearice.train.run"], "Recorder", recorder)
+    monkeypatch.setattr(sys.modules["clearice.train.begin"], "Recorder", recorder)
     monkeypatch.setattr(Path, "write_bytes", write)
 
 

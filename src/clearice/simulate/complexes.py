@@ -279,7 +279,7 @@ def _coil(generator: torch.Generator, seed: int) -> Complex:
     """Build a chain that wanders: nucleic acid or a protein that is not folded."""
     steps = _whole(generator, 40, 300)
     turns = torch.randn(steps, 3, generator=generator)
-    smooth = _whole(generator, 3, 25)
+    smooth = 2 * _whole(generator, 1, 12) + 1
     kernel = torch.ones(1, 1, smooth) / smooth
     turns = torch.nn.functional.conv1d(turns.T[:, None], kernel, padding="same")[:, 0].T
     path = (7.0 * torch.nn.functional.normalize(turns, dim=1)).cumsum(0)

@@ -261,7 +261,8 @@ class GraphedStep:
         """Record the step without taking it."""
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, stream=self._stream):
+            # Other threads may use the GPU meanwhile: one may be making the next batch.
+            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
                 output = self._eager.compute(batch)
         except torch.OutOfMemoryError:
             raise ConfigError(
