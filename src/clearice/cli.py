@@ -1090,7 +1090,15 @@ def losses(*, json: Json = False) -> None:
     _print_rows(rows, as_json=json)
 
 
-@app.command
+benchmark_app = App(
+    name="benchmark",
+    help_format="plaintext",
+    usage="Usage: clearice benchmark train|denoise|losses|loader|quality [OPTIONS]",
+)
+app.command(benchmark_app)
+
+
+@benchmark_app.default
 def benchmark(
     what: Literal["train", "denoise", "losses", "loader"],
     /,
@@ -1118,6 +1126,54 @@ def benchmark(
         io.ensure_folder(json.parent)
     result = room.run(what, _device(device), size, batch_size)
     _print_rows(result["rows"], as_json=False)
+    if json is not None:
+        io.write_json(json, result)
+
+
+@benchmark_app.command
+def quality(
+    *,
+    sets: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    model: tuple[str, ...] = (),
+    denoised: tuple[str, ...] = (),
+    classic: bool = True,
+    write: Path | None = None,
+    write_training: Path | None = None,
+    quick: Annotated[bool, Parameter(negative="")] = False,
+    device: Device = "auto",
+    json: Annotated[Path | None, Parameter(name="--json")] = None,
+) -> None:
+    """Score denoisers on fixed simulated sets of known truth, beside what needs no network.
+
+    Example: clearice benchmark quality --model run --json quality.json
+
+    Args:
+        sets: Only these sets.
+        model: A run or model file, or NAME=PATH, several times; {set} in it stands for each set.
+        denoised: NAME=DIR with what another program made of --write's raw/; several times.
+        classic: Also non-local means and wavelets (need an extra package).
+        write: Also write raw/, even/, odd/ and truth/ of all sets into this folder.
+        write_training: Write a data set of other micrographs for each set instead, and stop.
+        quick: Few and small micrographs, to try things out.
+        device: auto, cpu, cuda, cuda:N or mps.
+        json: Also write all scores to this file.
+    """
+    from clearice import io
+    from clearice.benchmark import quality as room
+    from clearice.console import progress_bar
+
+    if json is not None:
+        io.ensure_folder(json.parent)
+    kinds, chosen = room.choose_sets(sets), _device(device)
+    with progress_bar("quality") as update:
+        if write_training is not None:
+            room.write_all_training(kinds, write_training, chosen, quick=quick, progress=update)
+            return
+        methods = room.gather(model, denoised, chosen, classic=classic)
+        result = room.run(kinds, methods, chosen, quick=quick, write=write, progress=update)
+    for caption, rows in room.tables(result).items():
+        print(caption)
+        _print_rows(rows, as_json=False)
     if json is not None:
         io.write_json(json, result)
 

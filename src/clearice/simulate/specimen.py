@@ -36,9 +36,11 @@ def load_specimen(specimen: str, seed: int) -> AtomCloud:
     return barrel(seed) if specimen == "barrel" else io.read_atoms(Path(specimen))
 
 
-def _helix_bundle(generator: torch.Generator) -> Float[Tensor, "atoms 3"]:
+def helix_bundle(
+    generator: torch.Generator, semi_axes_angstrom: tuple[float, float, float] = _CHAIN_SEMI_AXES
+) -> Float[Tensor, "atoms 3"]:
     """Fill a rounded box of protein size with parallel helices in a random direction."""
-    reach = max(_CHAIN_SEMI_AXES) * 1.5
+    reach = max(semi_axes_angstrom) * 1.5
     steps = torch.arange(-reach, reach, _RISE)
     n_side = math.ceil(reach / _HELIX_SPACING)
     rows, columns = torch.meshgrid(
@@ -66,7 +68,7 @@ def _helix_bundle(generator: torch.Generator) -> Float[Tensor, "atoms 3"]:
         -1,
     ).reshape(-1, 3)
     atoms = atoms @ random_rotations(1, generator)[0].T
-    inside = ((atoms / torch.tensor(_CHAIN_SEMI_AXES)).abs() ** 3).sum(1) <= 1
+    inside = ((atoms / torch.tensor(semi_axes_angstrom)).abs() ** 3).sum(1) <= 1
     return atoms[inside]
 
 
@@ -86,7 +88,7 @@ def barrel(seed: int = 0) -> AtomCloud:
     generator = torch.Generator().manual_seed(derive_seed(seed, "barrel"))
     asymmetric = torch.cat(
         [
-            _helix_bundle(generator) + torch.tensor([_RING_RADIUS, 0.0, z])
+            helix_bundle(generator) + torch.tensor([_RING_RADIUS, 0.0, z])
             for z in (_OUTER_RING_Z, _INNER_RING_Z)
         ]
     )
