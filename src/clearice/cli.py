@@ -1139,6 +1139,7 @@ def quality(
     classic: bool = True,
     write: Path | None = None,
     write_training: Path | None = None,
+    training_micrographs: Annotated[int, Parameter(validator=validators.Number(gte=2))] = 24,
     quick: Annotated[bool, Parameter(negative="")] = False,
     device: Device = "auto",
     json: Annotated[Path | None, Parameter(name="--json")] = None,
@@ -1154,23 +1155,27 @@ def quality(
         classic: Also non-local means and wavelets (need an extra package).
         write: Also write raw/, even/, odd/ and truth/ of all sets into this folder.
         write_training: Write a data set of other micrographs for each set instead, and stop.
+        training_micrographs: In each of those data sets.
         quick: Few and small micrographs, to try things out.
         device: auto, cpu, cuda, cuda:N or mps.
         json: Also write all scores to this file.
     """
     from clearice import io
     from clearice.benchmark import quality as room
-    from clearice.console import progress_bar
+    from clearice.console import progress_bar, say
 
     if json is not None:
         io.ensure_folder(json.parent)
     kinds, chosen = room.choose_sets(sets), _device(device)
     with progress_bar("quality") as update:
         if write_training is not None:
-            room.write_all_training(kinds, write_training, chosen, quick=quick, progress=update)
+            number = None if quick else training_micrographs
+            room.write_all_training(kinds, write_training, chosen, number, update)
             return
         methods = room.gather(model, denoised, chosen, classic=classic)
         result = room.run(kinds, methods, chosen, quick=quick, write=write, progress=update)
+    for warning in room.caveats(result, kinds):
+        say(f"warning: {warning}")
     for caption, rows in room.tables(result).items():
         print(caption)
         _print_rows(rows, as_json=False)

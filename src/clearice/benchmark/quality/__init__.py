@@ -2,6 +2,7 @@
 
 from clearice.benchmark.quality.methods import gather
 from clearice.benchmark.quality.run import (
+    caveats,
     run,
     tables,
     write_all_training,
@@ -23,6 +24,7 @@ __all__ = [
     "VERSION",
     "QualitySet",
     "Sample",
+    "caveats",
     "choose_sets",
     "gather",
     "missing_sets",

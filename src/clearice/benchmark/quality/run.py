@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ import torch
 
 from clearice import __version__, io, prepare
 from clearice.benchmark.quality import sets
+from clearice.benchmark.quality.fingerprint import is_recorded
 from clearice.benchmark.quality.methods import Method
 from clearice.benchmark.quality.score import Rulers, Score, radial_baselines, summary
 from clearice.benchmark.quality.sets import QualitySet, Sample
@@ -22,6 +24,7 @@ from clearice.types import AtomCloud
 
 QUICK_MICROGRAPHS: Final = 2
 QUICK_SIZE: Final = 256
+QUICK_TRAINING: Final = 4
 TRAINING_MICROGRAPHS: Final = 24
 
 Progress = Callable[[int, int], None]
@@ -83,6 +86,7 @@ def _describe(kind: QualitySet, of: Sequence[Sample]) -> dict[str, Any]:
         "micrographs": [sample.name for sample in of],
         "size": len(of[0].raw),
         "sha256": sets.checksum(of),
+        "as_recorded": is_recorded(kind.name, of[0]) if len(of[0].raw) == sets.SIZE else None,
     }
 
 
@@ -168,14 +172,16 @@ def write_all_training(
     kinds: Sequence[QualitySet],
     out: Path,
     device: torch.device,
-    *,
-    quick: bool = False,
-    micrographs: int = TRAINING_MICROGRAPHS,
+    micrographs: int | None = TRAINING_MICROGRAPHS,
     progress: Progress = lambda done, total: None,
 ) -> None:
-    """Write a training data set for each set, see `write_training`; quick ones are tiny."""
-    count, size = (4, QUICK_SIZE) if quick else (micrographs, sets.SIZE)
+    """Write a training data set for each set, see `write_training`; None: tiny ones, to try it."""
+    count, size = (micrographs, sets.SIZE) if micrographs else (QUICK_TRAINING, QUICK_SIZE)
     total = count * len(kinds)
+
+    def tell(before: int, done: int, _: int) -> None:
+        progress(before + done, total)
+
     for number, kind in enumerate(kinds):
         write_training(
             kind,
@@ -183,8 +189,28 @@ def write_all_training(
             device,
             micrographs=count,
             size=size,
-            progress=lambda done, _, before=number * count: progress(before + done, total),
+            progress=partial(tell, number * count),
         )
+
+
+def caveats(result: Mapping[str, Any], kinds: Sequence[QualitySet]) -> list[str]:
+    """Return what a reader of the result must know, a sentence each."""
+    told = []
+    if result["quick"]:
+        told.append("--quick: few and small micrographs, whose numbers mean nothing")
+    changed = [name for name, values in result["sets"].items() if values["as_recorded"] is False]
+    if changed:
+        told.append(
+            f"{', '.join(changed)}: generated other micrographs than those of version "
+            f"{result['version']} on record; compare with no other results"
+        )
+    missing = sets.missing_sets()
+    if missing and len(kinds) + len(missing) == len(sets.SETS):
+        told.append(
+            f"left out: {', '.join(missing)} ({sets.DATA_VARIABLE} names no folder with "
+            f"{sets.T20S_FILE})"
+        )
+    return told
 
 
 def tables(result: Mapping[str, Any]) -> dict[str, list[dict[str, str]]]:

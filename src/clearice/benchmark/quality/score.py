@@ -15,6 +15,7 @@ from torch import Tensor
 from clearice.benchmark.quality.sets import Sample
 from clearice.evaluate.accumulate import band_window, filtered_correlation
 from clearice.evaluate.baselines import best_gaussian, wiener_response
+from clearice.evaluate.slots import taper
 from clearice.fourier import (
     RingSums,
     gaussian_transfer,
@@ -29,6 +30,7 @@ FINE_ANGSTROM: Final = (8.0, 4.0)
 
 Field = Float[Tensor, "h w"]
 Rings = Float[Tensor, "rings"]
+Both = tuple[RingSums, RingSums]
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,14 @@ class Score:
     """How much of the truth is in one image.
 
     Attributes:
-        snr_db: −10 log₁₀(1 − r²), r the correlation with the truth above 1/400 Å.
-        fine: Correlation with the truth between 8 and 4 Å (or Nyquist).
+        snr_db: −10 log₁₀(1 − r²), r the correlation with the truth above 1/400 Å, tapered.
+        fine: Correlation with the truth between 8 and 4 Å (or Nyquist), tapered.
+        snr_db_untapered: The same without a taper: jumps of the ice between opposite edges count.
     """
 
     snr_db: float
     fine: float
+    snr_db_untapered: float
 
 
 @dataclass(frozen=True)
@@ -69,22 +73,34 @@ class Rulers:
         high = highpass_transfer(frequency, pixel / HIGHPASS_ANGSTROM)
         return cls(n_rings, frequency, high, fine)
 
-    def sums(self, image: Field, other: Field) -> RingSums:
-        """Sum over rings, means removed."""
-        x, y = (one.double() - one.double().mean() for one in (image, other))
+    def sums(self, image: Field, other: Field, *, tapered: bool = True) -> RingSums:
+        """Sum over rings, means removed, behind the report card's taper."""
+        window = taper(*image.shape) if tapered else torch.ones(image.shape, dtype=torch.float64)
+        x, y = (one.double() for one in (image, other))
+        x, y = ((one - (one * window).sum() / window.sum()) * window for one in (x, y))
         return ring_sums(x, y, self.n_rings, corners=True)
 
-    def score(self, sums: RingSums, response: Rings | None = None) -> Score:
-        """Score an image, from its sums with the truth, maybe after a radial filter."""
+    def both_sums(self, image: Field, truth: Field) -> Both:
+        """Sum over rings with and without the taper."""
+        return self.sums(image, truth), self.sums(image, truth, tapered=False)
+
+    def snr_db(self, sums: RingSums, response: Rings | None = None) -> float:
+        """Return the SNR, maybe after a radial filter."""
         response = torch.ones_like(self.frequency) if response is None else response
+        return snr_db(filtered_correlation(sums, response, self.high))
+
+    def score(self, sums: Both, response: Rings | None = None) -> Score:
+        """Score an image, from its sums with the truth, maybe after a radial filter."""
+        flat = torch.ones_like(self.frequency)
         return Score(
-            snr_db(filtered_correlation(sums, response, self.high)),
-            filtered_correlation(sums, response, self.fine),
+            self.snr_db(sums[0], response),
+            filtered_correlation(sums[0], flat if response is None else response, self.fine),
+            self.snr_db(sums[1], response),
         )
 
     def judge(self, image: Field, truth: Field) -> Score:
         """Score an image."""
-        return self.score(self.sums(image, truth))
+        return self.score(self.both_sums(image, truth))
 
 
 def radial_baselines(of: Sequence[Sample]) -> tuple[dict[str, list[Score]], float]:
@@ -97,10 +113,10 @@ def radial_baselines(of: Sequence[Sample]) -> tuple[dict[str, list[Score]], floa
         Scores of each method, and the Gaussian's standard deviation, px.
     """
     rulers = Rulers.of(of[0])
-    with_truth = [rulers.sums(sample.raw, sample.truth) for sample in of]
+    with_truth = [rulers.both_sums(sample.raw, sample.truth) for sample in of]
 
     def quality(response: Rings) -> float:
-        return statistics.fmean(rulers.score(sums, response).snr_db for sums in with_truth)
+        return statistics.fmean(rulers.snr_db(tapered, response) for tapered, _ in with_truth)
 
     sigma = best_gaussian(rulers.frequency, quality)
     filters = {
@@ -124,7 +140,11 @@ def _shared_and_all(rulers: Rulers, sample: Sample) -> RingSums:
 
 def summary(scores: Sequence[Score]) -> dict[str, Any]:
     """Return means over micrographs with their standard errors, and the values of each."""
-    values = {"snr_db": [s.snr_db for s in scores], "frc_8_4": [s.fine for s in scores]}
+    values = {
+        "snr_db": [score.snr_db for score in scores],
+        "frc_8_4": [score.fine for score in scores],
+        "snr_db_untapered": [score.snr_db_untapered for score in scores],
+    }
     told: dict[str, Any] = {}
     for name, each in values.items():
         spread = statistics.stdev(each) / math.sqrt(len(each)) if len(each) > 1 else None

@@ -27,7 +27,7 @@ MICROGRAPHS: Final = 6
 SIZE: Final = 1024
 GROUPS: Final = 8
 DATA_VARIABLE: Final = "CLEARICE_TEST_DATA"
-_T20S: Final = "3j9i.pdb.gz"
+T20S_FILE: Final = "3j9i.pdb.gz"
 
 Field = Float[Tensor, "h w"]
 
@@ -70,7 +70,7 @@ class QualitySet:
 
 
 def _t20s_file() -> Path:
-    return Path(os.environ.get(DATA_VARIABLE, "")) / _T20S
+    return Path(os.environ.get(DATA_VARIABLE, "")) / T20S_FILE
 
 
 def _kind(name: str, specimen: str, about: str, **settings: Any) -> QualitySet:
@@ -206,7 +206,7 @@ def choose_sets(names: Sequence[str] | None) -> list[QualitySet]:
         if not SETS[name].available:
             raise ConfigError(
                 f"set {name}: needs the atoms of T20S; let {DATA_VARIABLE} name a folder that "
-                f"holds {_T20S} (entry 3J9I of the PDB)"
+                f"holds {T20S_FILE} (entry 3J9I of the PDB)"
             )
     return [kind for name, kind in SETS.items() if kind.available and (not names or name in names)]
 

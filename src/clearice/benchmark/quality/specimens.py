@@ -70,7 +70,7 @@ def capsid() -> AtomCloud:
 def aggregate() -> AtomCloud:
     """Build a large dense complex without symmetry, about 240 Å wide: of a ribosome's size."""
     generator = _generator("aggregate")
-    lobes = []
+    lobes: list[tuple[Atoms, Atoms]] = []
     while len(lobes) < 48:
         centre = 200 * (torch.rand(3, generator=generator) - 0.5)
         if (centre / torch.tensor([95.0, 80.0, 100.0])).square().sum() > 1:
