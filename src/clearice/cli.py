@@ -859,6 +859,71 @@ def card(results: Path, /, *, out: Out, tile: int | None = None, seed: int = 0) 
         raise BatchError(result.failures, n_done + len(result.failures))
 
 
+@evaluate_app.command
+def ctf(
+    *,
+    denoised: Path,
+    raw: Path,
+    out: Out,
+    voltage: Annotated[float, Parameter(validator=validators.Number(gte=60, lte=1000))] = 300.0,
+    cs: Annotated[float, Parameter(validator=validators.Number(gte=0, lte=10))] = 2.7,
+    amplitude_contrast: Annotated[float, Parameter(validator=validators.Number(gte=0, lt=1))] = 0.1,
+    phase_shift: Annotated[float, Parameter(validator=validators.Number(gte=0, lte=180))] = 0.0,
+) -> None:
+    """See what denoising does to Thon rings: fit the CTF to raw and to denoised micrographs.
+
+    Example: clearice evaluate ctf --denoised denoised --raw raw --out ctf.json
+
+    Args:
+        denoised: Denoised file, or folder of files.
+        raw: What was denoised, of the same names.
+        out: JSON file.
+        voltage: Acceleration voltage, kV.
+        cs: Spherical aberration, mm.
+        amplitude_contrast: Fraction, 0 to 1.
+        phase_shift: Of a phase plate, degrees.
+    """
+    from clearice import evaluate as room
+    from clearice import io
+    from clearice.console import progress_bar
+
+    optics = room.Optics(voltage, cs, amplitude_contrast, phase_shift)
+    io.ensure_folder(out.parent)
+    cases = room.match_cases(denoised, raw)
+    with progress_bar("ctf") as update:
+        scores = room.score_ctf(cases, optics, update)
+    io.write_json(out, scores.values)
+    _print_ctf(scores.values)
+    print(f"scores: {out}")
+    if scores.failures:
+        raise BatchError(scores.failures, len(cases))
+
+
+def _print_ctf(values: dict[str, Any]) -> None:
+    from clearice.console import say
+
+    total = len(values["micrographs"])
+    print(f"Thon rings found in {values['fitted_raw']} of {total} raw micrographs")
+    _print_rows(
+        [
+            {"band": f"{band} Å"}
+            | {
+                f"{version} {key}": f"{measures[key]:.3f}"
+                for key in ("modulation", "correlation")
+                for version, measures in versions.items()
+            }
+            for band, versions in values["bands"].items()
+        ],
+        as_json=False,
+    )
+    if (shift := values["median_defocus_difference_angstrom"]) is not None:
+        print(
+            f"defocus fitted to denoised differs by {shift:.0f} Å (median of "
+            f"{values['fitted_both']}), {values['largest_defocus_difference_angstrom']:.0f} at most"
+        )
+    say(f"warning: {values['warning']}")
+
+
 @app.command
 def trust(
     results: Path,

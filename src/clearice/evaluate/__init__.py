@@ -2,15 +2,18 @@
 
 from clearice.evaluate.card import Card, card, find_halves
 from clearice.evaluate.cases import Case, match_cases, match_halves
+from clearice.evaluate.ctf import score_ctf
 from clearice.evaluate.entries import format_card
 from clearice.evaluate.picking import PickingSettings, score_picking
 from clearice.evaluate.score import Scores, score
+from clearice.evaluate.thon import Optics
 from clearice.evaluate.umse import FourWay, four_way
 
 __all__ = [
     "Card",
     "Case",
     "FourWay",
+    "Optics",
     "PickingSettings",
     "Scores",
     "card",
@@ -20,5 +23,6 @@ __all__ = [
     "match_cases",
     "match_halves",
     "score",
+    "score_ctf",
     "score_picking",
 ]
