@@ -718,6 +718,7 @@ def evaluate(
     raw: Path | None = None,
     truth: Path | None = None,
     denoised_other: Path | None = None,
+    classic: bool | None = None,
 ) -> None:
     """Score denoised micrographs beside the raw ones and the best Gaussian low-pass.
 
@@ -730,6 +731,8 @@ def evaluate(
         truth: Noise-free images, of the same names.
         denoised_other: The denoised references, for residual noise and bias.
         out: JSON file.
+        classic: Also non-local means and wavelets, all on the middle of each micrograph (default:
+            if their packages are installed).
     """
     from clearice import evaluate as room
     from clearice import io
@@ -738,17 +741,47 @@ def evaluate(
     if raw is None:
         say("warning: without --raw there are no baselines to compare with")
     io.ensure_folder(out.parent)
+    crops = (raw is not None or bool(classic)) and _wants_classic(classic)
     cases = room.match_cases(denoised, raw, reference, truth, denoised_other)
     with progress_bar("evaluate") as update:
         scores = room.score(cases, update)
+    scored = [case for case in cases if case.denoised.stem in scores["micrographs"]]
+    if crops:
+        with progress_bar("classic") as update:
+            scores.values["crop"] = room.score_crops(scored, update)
     io.write_json(out, scores.values)
     if reference is not None:
         _print_reference_scores(scores["reference"])
     if truth is not None:
         _print_table("SNR against the truth, dB", scores["truth"]["snr_db"])
+    _print_crop(scores.values.get("crop"))
     print(f"scores: {out}")
     if scores.failures:
         raise BatchError(scores.failures, len(cases))
+
+
+def _wants_classic(classic: bool | None) -> bool:
+    """Decide on non-local means and wavelets, by default by what is installed."""
+    from clearice import evaluate as room
+    from clearice.console import say
+
+    if classic is False or room.is_installed():
+        return classic is not False
+    if classic:
+        raise ConfigError(f"{room.MISSING}; install them, or leave --classic out")
+    say(f"left out: {room.MISSING}")
+    return False
+
+
+def _print_crop(crop: dict[str, Any] | None) -> None:
+    if crop is None:
+        return
+    middle = f"middle {crop['size_px']} px, tapered"
+    if "band_correlation" in crop:
+        caption = f"correlation with the reference, 300-15 Å, {middle}"
+        _print_table(caption, crop["band_correlation"])
+    if "snr_db" in crop:
+        _print_table(f"SNR against the truth, dB, {middle}", crop["snr_db"])
 
 
 @evaluate_app.command
@@ -1201,7 +1234,7 @@ def quality(
     sets: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     model: tuple[str, ...] = (),
     denoised: tuple[str, ...] = (),
-    classic: bool = True,
+    classic: bool | None = None,
     write: Path | None = None,
     write_training: Path | None = None,
     training_micrographs: Annotated[int, Parameter(validator=validators.Number(gte=2))] = 24,
@@ -1217,7 +1250,7 @@ def quality(
         sets: Only these sets.
         model: A run or model file, or NAME=PATH, several times; {set} in it stands for each set.
         denoised: NAME=DIR with what another program made of --write's raw/; several times.
-        classic: Also non-local means and wavelets (need an extra package).
+        classic: Also non-local means and wavelets (default: if their packages are installed).
         write: Also write raw/, even/, odd/ and truth/ of all sets into this folder.
         write_training: Write a data set of other micrographs for each set instead, and stop.
         training_micrographs: In each of those data sets.
@@ -1232,12 +1265,13 @@ def quality(
     if json is not None:
         io.ensure_folder(json.parent)
     kinds, chosen = room.choose_sets(sets), _device(device)
-    with progress_bar("quality") as update:
-        if write_training is not None:
-            number = None if quick else training_micrographs
+    if write_training is not None:
+        number = None if quick else training_micrographs
+        with progress_bar("training data") as update:
             room.write_all_training(kinds, write_training, chosen, number, update)
-            return
-        methods = room.gather(model, denoised, chosen, classic=classic)
+        return
+    methods = room.gather(model, denoised, chosen, classic=_wants_classic(classic))
+    with progress_bar("quality") as update:
         result = room.run(kinds, methods, chosen, quick=quick, write=write, progress=update)
     for warning in room.caveats(result, kinds):
         say(f"warning: {warning}")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any, Final
 
 import torch
 from jaxtyping import Float
@@ -11,15 +13,18 @@ from torch import Tensor
 
 from clearice.errors import ConfigError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 # Wide patches and many scales: single pixels hold next to no signal. Chosen on simulated
 # micrographs (docs/results/quality.md), as those of the best result.
 _PATCH_PX = 15
 _SEARCH_PX = 8
 _STRENGTH = 1.0
 _WAVELET, _WAVELET_PX = "sym8", 16
+# scikit-image takes its wavelets from pywt, which it does not require.
+_PACKAGES: Final = ("skimage", "pywt")
+MISSING: Final = (
+    "non-local means and wavelets need scikit-image and PyWavelets "
+    "(pip install 'clearice[baselines]')"
+)
 
 Field = Float[Tensor, "h w"]
 
@@ -78,6 +83,14 @@ def _noise(pixels: Any) -> float:
     return float(differences.median()) / 0.6745 / math.sqrt(2)
 
 
+CLASSIC: Final[dict[str, Callable[[Field], Field]]] = {"nlm": nonlocal_means, "wavelet": wavelet}
+
+
+def is_installed() -> bool:
+    """Tell whether the packages are there, without importing them."""
+    return all(find_spec(name) is not None for name in _PACKAGES)
+
+
 def _normalised(image: Field, denoise: Callable[[Any], Any]) -> Field:
     mean, std = image.mean(), image.std()
     result = torch.from_numpy(denoise(((image - mean) / std).numpy()))
@@ -85,11 +98,8 @@ def _normalised(image: Field, denoise: Callable[[Any], Any]) -> Field:
 
 
 def _restoration() -> Any:
-    try:
-        import pywt  # noqa: F401  (what scikit-image takes wavelets from, only when called)
-        from skimage import restoration
-    except ImportError as error:
-        raise ConfigError(
-            "non-local means and wavelets need scikit-image; run: pip install 'clearice[baselines]'"
-        ) from error
+    if not is_installed():
+        raise ConfigError(f"{MISSING}; install them")
+    from skimage import restoration
+
     return restoration

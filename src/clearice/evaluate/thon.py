@@ -108,7 +108,7 @@ class Visibility:
 
     Attributes:
         modulation: Power at the maxima of CTF² over that at its zeros, less 1, relative to the
-            trend; 0 without rings. Rings as narrow as a few Fourier pixels look weaker than they are.
+            trend; 0 without rings. Narrow rings look weaker than they are.
         correlation: Of CTF² with the rings.
     """
 

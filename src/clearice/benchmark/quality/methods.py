@@ -16,14 +16,14 @@ from clearice import io
 from clearice.benchmark.quality.sets import QualitySet, Sample
 from clearice.denoise import Denoiser
 from clearice.errors import ConfigError, InputFileError
-from clearice.evaluate.classic import nonlocal_means, wavelet
+from clearice.evaluate.classic import CLASSIC
 
 Field = Float[Tensor, "h w"]
 Images = Iterator[Field]
 Method = Callable[[QualitySet, Sequence[Sample]], Images]
 
 _SET: Final = "{set}"
-TAKEN: Final = ("raw", "gaussian", "wiener", "nlm", "wavelet")
+TAKEN: Final = ("raw", "gaussian", "wiener", *CLASSIC)
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,8 @@ class Named:
         return Path(str(self.path).replace(_SET, kind.name))
 
 
-def classic_methods() -> dict[str, Method]:
-    """Return non-local means and wavelets."""
-    return {
-        "nlm": lambda _, of: (nonlocal_means(sample.raw) for sample in of),
-        "wavelet": lambda _, of: (wavelet(sample.raw) for sample in of),
-    }
+def _classic(denoise: Callable[[Field], Field]) -> Method:
+    return lambda _, of: (denoise(sample.raw) for sample in of)
 
 
 def model_method(model: Named, device: torch.device) -> Method:
@@ -95,7 +91,7 @@ def gather(
     Raises:
         ConfigError: Two have the same name.
     """
-    methods = classic_methods() if classic else {}
+    methods = {name: _classic(denoise) for name, denoise in CLASSIC.items()} if classic else {}
     found = [(model, model_method(model, device)) for model in map(Named.parse, models)]
     found += [(folder, folder_method(folder)) for folder in map(Named.parse, folders)]
     for named, method in found:

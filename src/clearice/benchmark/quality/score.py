@@ -15,7 +15,7 @@ from torch import Tensor
 from clearice.benchmark.quality.sets import Sample
 from clearice.evaluate.accumulate import band_window, filtered_correlation
 from clearice.evaluate.baselines import best_gaussian, wiener_response
-from clearice.evaluate.slots import taper
+from clearice.evaluate.crops import tapered_sums
 from clearice.fourier import (
     RingSums,
     gaussian_transfer,
@@ -73,16 +73,14 @@ class Rulers:
         high = highpass_transfer(frequency, pixel / HIGHPASS_ANGSTROM)
         return cls(n_rings, frequency, high, fine)
 
-    def sums(self, image: Field, other: Field, *, tapered: bool = True) -> RingSums:
+    def sums(self, image: Field, other: Field) -> RingSums:
         """Sum over rings, means removed, behind the report card's taper."""
-        window = taper(*image.shape) if tapered else torch.ones(image.shape, dtype=torch.float64)
-        x, y = (one.double() for one in (image, other))
-        x, y = ((one - (one * window).sum() / window.sum()) * window for one in (x, y))
-        return ring_sums(x, y, self.n_rings, corners=True)
+        return tapered_sums(image, other, self.n_rings)
 
     def both_sums(self, image: Field, truth: Field) -> Both:
         """Sum over rings with and without the taper."""
-        return self.sums(image, truth), self.sums(image, truth, tapered=False)
+        x, y = (one.double() - one.double().mean() for one in (image, truth))
+        return self.sums(image, truth), ring_sums(x, y, self.n_rings, corners=True)
 
     def snr_db(self, sums: RingSums, response: Rings | None = None) -> float:
         """Return the SNR, maybe after a radial filter."""
