@@ -813,6 +813,7 @@ def evaluate(
     raw: Path | None = None,
     truth: Path | None = None,
     denoised_other: Path | None = None,
+    classic: bool | None = None,
 ) -> None:
     """Score denoised micrographs beside the raw ones and the best Gaussian low-pass.
 
@@ -825,6 +826,8 @@ def evaluate(
         truth: Noise-free images, of the same names.
         denoised_other: The denoised references, for residual noise and bias.
         out: JSON file.
+        classic: Also non-local means and wavelets, all on the middle of each micrograph (default:
+            if their packages are installed).
     """
     from clearice import evaluate as room
     from clearice import io
@@ -833,17 +836,47 @@ def evaluate(
     if raw is None:
         say("warning: without --raw there are no baselines to compare with")
     io.ensure_folder(out.parent)
+    crops = (raw is not None or bool(classic)) and _wants_classic(classic)
     cases = room.match_cases(denoised, raw, reference, truth, denoised_other)
     with progress_bar("evaluate") as update:
         scores = room.score(cases, update)
+    scored = [case for case in cases if case.denoised.stem in scores["micrographs"]]
+    if crops:
+        with progress_bar("classic") as update:
+            scores.values["crop"] = room.score_crops(scored, update)
     io.write_json(out, scores.values)
     if reference is not None:
         _print_reference_scores(scores["reference"])
     if truth is not None:
         _print_table("SNR against the truth, dB", scores["truth"]["snr_db"])
+    _print_crop(scores.values.get("crop"))
     print(f"scores: {out}")
     if scores.failures:
         raise BatchError(scores.failures, len(cases))
+
+
+def _wants_classic(classic: bool | None) -> bool:
+    """Decide on non-local means and wavelets, by default by what is installed."""
+    from clearice import evaluate as room
+    from clearice.console import say
+
+    if classic is False or room.is_installed():
+        return classic is not False
+    if classic:
+        raise ConfigError(f"{room.MISSING}; install them, or leave --classic out")
+    say(f"left out: {room.MISSING}")
+    return False
+
+
+def _print_crop(crop: dict[str, Any] | None) -> None:
+    if crop is None:
+        return
+    middle = f"middle {crop['size_px']} px, tapered"
+    if "band_correlation" in crop:
+        caption = f"correlation with the reference, 300-15 Å, {middle}"
+        _print_table(caption, crop["band_correlation"])
+    if "snr_db" in crop:
+        _print_table(f"SNR against the truth, dB, {middle}", crop["snr_db"])
 
 
 @evaluate_app.command
@@ -952,6 +985,71 @@ def card(results: Path, /, *, out: Out, tile: int | None = None, seed: int = 0) 
     if result.failures:
         n_done = len(result.values["micrographs"])
         raise BatchError(result.failures, n_done + len(result.failures))
+
+
+@evaluate_app.command
+def ctf(
+    *,
+    denoised: Path,
+    raw: Path,
+    out: Out,
+    voltage: Annotated[float, Parameter(validator=validators.Number(gte=60, lte=1000))] = 300.0,
+    cs: Annotated[float, Parameter(validator=validators.Number(gte=0, lte=10))] = 2.7,
+    amplitude_contrast: Annotated[float, Parameter(validator=validators.Number(gte=0, lt=1))] = 0.1,
+    phase_shift: Annotated[float, Parameter(validator=validators.Number(gte=0, lte=180))] = 0.0,
+) -> None:
+    """See what denoising does to Thon rings: fit the CTF to raw and to denoised micrographs.
+
+    Example: clearice evaluate ctf --denoised denoised --raw raw --out ctf.json
+
+    Args:
+        denoised: Denoised file, or folder of files.
+        raw: What was denoised, of the same names.
+        out: JSON file.
+        voltage: Acceleration voltage, kV.
+        cs: Spherical aberration, mm.
+        amplitude_contrast: Fraction, 0 to 1.
+        phase_shift: Of a phase plate, degrees.
+    """
+    from clearice import evaluate as room
+    from clearice import io
+    from clearice.console import progress_bar
+
+    optics = room.Optics(voltage, cs, amplitude_contrast, phase_shift)
+    io.ensure_folder(out.parent)
+    cases = room.match_cases(denoised, raw)
+    with progress_bar("ctf") as update:
+        scores = room.score_ctf(cases, optics, update)
+    io.write_json(out, scores.values)
+    _print_ctf(scores.values)
+    print(f"scores: {out}")
+    if scores.failures:
+        raise BatchError(scores.failures, len(cases))
+
+
+def _print_ctf(values: dict[str, Any]) -> None:
+    from clearice.console import say
+
+    total = len(values["micrographs"])
+    print(f"Thon rings found in {values['fitted_raw']} of {total} raw micrographs")
+    _print_rows(
+        [
+            {"band": f"{band} Å"}
+            | {
+                f"{version} {key}": f"{measures[key]:.3f}"
+                for key in ("modulation", "correlation")
+                for version, measures in versions.items()
+            }
+            for band, versions in values["bands"].items()
+        ],
+        as_json=False,
+    )
+    if (shift := values["median_defocus_difference_angstrom"]) is not None:
+        print(
+            f"defocus fitted to denoised differs by {shift:.0f} Å (median of "
+            f"{values['fitted_both']}), {values['largest_defocus_difference_angstrom']:.0f} at most"
+        )
+    say(f"warning: {values['warning']}")
 
 
 @app.command
@@ -1185,7 +1283,15 @@ def losses(*, json: Json = False) -> None:
     _print_rows(rows, as_json=json)
 
 
-@app.command
+benchmark_app = App(
+    name="benchmark",
+    help_format="plaintext",
+    usage="Usage: clearice benchmark train|denoise|losses|loader|quality [OPTIONS]",
+)
+app.command(benchmark_app)
+
+
+@benchmark_app.default
 def benchmark(
     what: Literal["train", "denoise", "losses", "loader"],
     /,
@@ -1213,6 +1319,60 @@ def benchmark(
         io.ensure_folder(json.parent)
     result = room.run(what, _device(device), size, batch_size)
     _print_rows(result["rows"], as_json=False)
+    if json is not None:
+        io.write_json(json, result)
+
+
+@benchmark_app.command
+def quality(
+    *,
+    sets: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    model: tuple[str, ...] = (),
+    denoised: tuple[str, ...] = (),
+    classic: bool | None = None,
+    write: Path | None = None,
+    write_training: Path | None = None,
+    training_micrographs: Annotated[int, Parameter(validator=validators.Number(gte=2))] = 24,
+    quick: Annotated[bool, Parameter(negative="")] = False,
+    device: Device = "auto",
+    json: Annotated[Path | None, Parameter(name="--json")] = None,
+) -> None:
+    """Score denoisers on fixed simulated sets of known truth, beside what needs no network.
+
+    Example: clearice benchmark quality --model run --json quality.json
+
+    Args:
+        sets: Only these sets.
+        model: A run or model file, or NAME=PATH, several times; {set} in it stands for each set.
+        denoised: NAME=DIR with what another program made of --write's raw/; several times.
+        classic: Also non-local means and wavelets (default: if their packages are installed).
+        write: Also write raw/, even/, odd/ and truth/ of all sets into this folder.
+        write_training: Write a data set of other micrographs for each set instead, and stop.
+        training_micrographs: In each of those data sets.
+        quick: Few and small micrographs, to try things out.
+        device: auto, cpu, cuda, cuda:N or mps.
+        json: Also write all scores to this file.
+    """
+    from clearice import io
+    from clearice.benchmark import quality as room
+    from clearice.console import progress_bar, say
+
+    if json is not None:
+        io.ensure_folder(json.parent)
+    kinds, chosen = room.choose_sets(sets), _device(device)
+    if write_training is not None:
+        number = None if quick else training_micrographs
+        with progress_bar("training data") as update:
+            room.write_all_training(kinds, write_training, chosen, number, update)
+        return
+    methods = room.gather(model, denoised, chosen, classic=_wants_classic(classic))
+    with progress_bar("quality") as update:
+        result = room.run(kinds, methods, chosen, quick=quick, write=write, progress=update)
+    for warning in room.caveats(result, kinds):
+        say(f"warning: {warning}")
+    for caption, rows in room.tables(result).items():
+        print(caption)
+        _print_rows(rows, as_json=False)
     if json is not None:
         io.write_json(json, result)
 

@@ -60,6 +60,10 @@ class SimulateConfig(Config):
         0.0, ge=0, lt=1, description="standard deviation of the uncorrected pixel gain, relative"
     )
     hot_pixels_per_million: float = Field(0.0, ge=0, le=1e5, description="hot pixels")
+    carbon_share: float = Field(
+        0.0, ge=0, lt=1, description="share of each micrograph that the carbon film covers"
+    )
+    contaminants: int = Field(0, ge=0, le=1000, description="crystals of ice on each micrograph")
 
     @model_validator(mode="after")
     def _defocus_range_is_ordered(self) -> Self:

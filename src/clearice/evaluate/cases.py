@@ -35,7 +35,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Images:
-    """The images of one case, all of one shape."""
+    """The images of one case, all of one shape and pixel size.
+
+    `pixel_size_assumed`: the denoised one's header has none, and 1 Å/px was taken.
+    """
 
     denoised: Image
     raw: Image | None
@@ -43,6 +46,7 @@ class Images:
     truth: Image | None
     denoised_other: Image | None
     pixel_size_angstrom: float
+    pixel_size_assumed: bool = False
 
 
 def _files(path: Path) -> dict[str, Path]:
@@ -143,4 +147,5 @@ def load(case: Case) -> Images:
         read(case.truth),
         read(case.denoised_other),
         first.pixel_size_angstrom,
+        first.pixel_size_assumed,
     )

@@ -20,6 +20,7 @@ from clearice.simulate.imaging import (
     projected_potential,
 )
 from clearice.simulate.specimen import random_rotations
+from clearice.simulate.surroundings import surroundings
 from clearice.types import AtomCloud
 
 # Densest random sequential packing of equal discs (Feder 1980).
@@ -139,7 +140,12 @@ def simulate_movie(
     ice = _ice_transmission(config, layout, device)
     gain, hot = _gain(config, config.seed, device)
     dose_per_frame = config.dose_e_per_A2 * config.pixel_size_angstrom**2 / config.frames
-    spectrum = torch.fft.rfft2(expected_image(potential, config, physics))
+    image = expected_image(potential, config, physics)
+    if config.carbon_share > 0 or config.contaminants > 0:
+        seed = derive_seed(config.seed, "surroundings", index)
+        around = surroundings(config, physics, seed, device)
+        image, ice = image + around.contrast, ice * around.transmission
+    spectrum = torch.fft.rfft2(image)
     lifetime = critical_exposure(
         frequency_grid(config.size, config.size, device=device) / config.pixel_size_angstrom,
         config.voltage_kv,

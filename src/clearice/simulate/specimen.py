@@ -37,15 +37,10 @@ def load_specimen(specimen: str, seed: int) -> AtomCloud:
 
 
 def helix_bundle(
-    generator: torch.Generator, semi_axes: tuple[float, float, float] = _CHAIN_SEMI_AXES
+    generator: torch.Generator, semi_axes_angstrom: tuple[float, float, float] = _CHAIN_SEMI_AXES
 ) -> Float[Tensor, "atoms 3"]:
-    """Fill a rounded box with parallel helices in a random direction, at the density of protein.
-
-    Args:
-        generator: Decides the helices.
-        semi_axes: Half the edges of the box, Å.
-    """
-    reach = max(semi_axes) * 1.5
+    """Fill a rounded box of protein size with parallel helices in a random direction."""
+    reach = max(semi_axes_angstrom) * 1.5
     steps = torch.arange(-reach, reach, _RISE)
     n_side = math.ceil(reach / _HELIX_SPACING)
     rows, columns = torch.meshgrid(
@@ -73,7 +68,7 @@ def helix_bundle(
         -1,
     ).reshape(-1, 3)
     atoms = atoms @ random_rotations(1, generator)[0].T
-    inside = ((atoms / torch.tensor(semi_axes)).abs() ** 3).sum(1) <= 1
+    inside = ((atoms / torch.tensor(semi_axes_angstrom)).abs() ** 3).sum(1) <= 1
     return atoms[inside]
 
 
