@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from clearice import denoise, evaluate, prepare, train
+from clearice import checkpoint, denoise, evaluate, prepare, train
 from clearice.benchmark.timing import context
 from clearice.config import PrepareConfig, TrainConfig
 from clearice.networks import parameter_count
@@ -80,7 +80,7 @@ def summarise(results: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-_BASE = {
+_BASE: dict[str, Any] = {
     "network": "unet",
     "steps": 3000,
     "batch_size": 4,
@@ -96,6 +96,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+TUNED = "fine-tuned"
+
+
+def tuned(model: Path) -> dict[str, Any]:
+    """Return how to go on from a model in a quarter of the steps."""
+    network = checkpoint.load_info(model).network
+    how = {"network": network, "start": str(model), "learning_rate": 3e-4}
+    return _BASE | how | {"steps": _BASE["steps"] // 4}
+
+
 def main() -> None:
     """Run the folds and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -103,12 +113,16 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("apoferritin-work"))
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=sorted(VARIANTS))
     parser.add_argument("--steps", type=int)
+    parser.add_argument("--start", type=Path, help="also go on from this model, a quarter as long")
     arguments = parser.parse_args()
+    if arguments.start is not None:
+        VARIANTS[TUNED] = tuned(arguments.start)
+        arguments.variants.append(TUNED)
     cuda = torch.cuda.is_available()
     jobs: list[Job] = []
     for variant in arguments.variants:
         settings = {"precision": "bfloat16" if cuda else "float32", **VARIANTS[variant]}
-        if arguments.steps:
+        if arguments.steps and variant != TUNED:
             settings["steps"] = arguments.steps
         jobs += [
             {

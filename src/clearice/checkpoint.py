@@ -245,3 +245,20 @@ def _calibration(
 def _misfit(path: Path, error: Exception) -> CheckpointError:
     reason = str(error).splitlines()[0]
     return CheckpointError(f"{path}: does not fit this version of clearice ({reason}); train again")
+
+
+def pack(model: Path, path: Path) -> None:
+    """Write a model in half the bytes, its weights in float16, as those of the package are.
+
+    Args:
+        model: A run's folder or a model file.
+        path: File to write.
+
+    Raises:
+        CheckpointError: The model cannot be loaded.
+        OutputError: The file cannot be written.
+    """
+    network, info = load_model(model)
+    weights = network.state_dict()
+    half = {n: w.half() if w.is_floating_point() else w for n, w in weights.items()}
+    save(path, half, info, None)
