@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -58,10 +59,13 @@ class Domain:
     Attributes:
         pixel_size_angstrom: Least and largest, Å/px.
         dose_e_per_A2: Least and largest, e/Å².
+        traits: Of micrographs of that kind and what the model makes of them, see `metrics.traits`:
+            what all but one in a hundred lie between.
     """
 
     pixel_size_angstrom: tuple[float, float]
     dose_e_per_A2: tuple[float, float]
+    traits: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -227,7 +231,7 @@ def _info(path: Path, header: dict[str, Any]) -> ModelInfo:
         if info.get("calibration") is not None:
             info["calibration"] = _calibration(**info["calibration"])
         if info.get("domain") is not None:
-            info["domain"] = Domain(**{key: tuple(v) for key, v in info["domain"].items()})
+            info["domain"] = _domain(**info["domain"])
         return ModelInfo(**info)
     except (KeyError, TypeError, ValueError) as error:
         raise _misfit(path, error) from None
@@ -240,6 +244,19 @@ def _calibration(
     micrographs: int,
 ) -> Calibration:
     return Calibration(tuple(gain), tuple(correlation), tuple(transfer), micrographs)
+
+
+def _domain(
+    pixel_size_angstrom: Sequence[float],
+    dose_e_per_A2: Sequence[float],
+    traits: Mapping[str, Sequence[float]],
+) -> Domain:
+    def pair(values: Sequence[float]) -> tuple[float, float]:
+        low, high = values
+        return float(low), float(high)
+
+    spans = {name: pair(span) for name, span in traits.items()}
+    return Domain(pair(pixel_size_angstrom), pair(dose_e_per_A2), spans)
 
 
 def _misfit(path: Path, error: Exception) -> CheckpointError:

@@ -464,7 +464,7 @@ def pretrain(
     """
     from clearice import train as room
     from clearice.console import progress_bar, say
-    from clearice.workflows.pretrain import plan_general
+    from clearice.workflows.pretrain import measure_depth, plan_general
 
     here = room.find_place()
     chosen = _device(here.device_name(device), quiet=not here.first)
@@ -495,6 +495,8 @@ def pretrain(
             say=say,
         )
     if here.first:
+        say("measuring what the model knows")
+        measure_depth(result.model, chosen, world)
         print(f"{result.model}: {result.steps} steps in {result.seconds:.0f} s")
 
 

@@ -15,7 +15,10 @@ from jaxtyping import Bool, Float
 from pytorch_msssim import ssim as _ssim
 from torch import Tensor
 
-from clearice.fourier import RingSums, highpass, ring_frequencies
+from clearice.fourier import RingSums, highpass, ring_frequencies, ring_sums
+
+# Enough that the edges of bands fall on those of rings.
+_TRAIT_RINGS = 50
 
 
 def frc(sums: RingSums) -> Float[Tensor, "rings"]:
@@ -197,6 +200,42 @@ def ssim(image: Float[Tensor, "h w"], truth: Float[Tensor, "h w"]) -> float:
     fitted = fit_affine(image, truth).double()
     span = float(truth.max() - truth.min())
     return float(_ssim(fitted[None, None], truth[None, None], data_range=span))
+
+
+def traits(raw: Float[Tensor, "h w"], denoised: Float[Tensor, "h w"]) -> dict[str, float]:
+    """Return what a micrograph looks like to a denoiser: scale-free numbers, cheap to measure.
+
+    What was taken out should be noise as the denoiser knows it. With r = raw − denoised, both
+    without their slowest waves, and P its power in three bands of frequency (cycles/px):
+    `noise low` is ln P(0.02–0.1)/P(0.1–0.3), `noise high` ln P(0.3–0.5)/P(0.1–0.3), `contrast`
+    ln of the power of the denoised over that of r, `outliers` log₁₀ of the share of pixels of r
+    beyond 5 σ (at least 10⁻⁵), `signal removed` the correlation of r with the denoised.
+
+    Args:
+        raw: Part of a micrograph.
+        denoised: The same part of the result, in the same unit.
+    """
+    cutoff = 0.01
+    kept = highpass(denoised - denoised.mean(), cutoff)
+    noise = highpass(raw - raw.mean(), cutoff) - kept
+    rings = ring_sums(noise, noise, _TRAIT_RINGS)
+    power, count = rings.power_x, rings.count
+
+    def band(low: float, high: float) -> float:
+        span = slice(round(2 * low * _TRAIT_RINGS), round(2 * high * _TRAIT_RINGS))
+        return math.log(max(float(power[span].sum() / count[span].sum()), 1e-30))
+
+    sigma = noise.std()
+    middle = band(0.1, 0.3)
+    outliers = float((noise.abs() > 5 * sigma).float().mean())
+    removed = (noise * kept).mean() / (noise.square().mean() * kept.square().mean()).sqrt()
+    return {
+        "noise low": band(0.02, 0.1) - middle,
+        "noise high": band(0.3, 0.5) - middle,
+        "contrast": math.log(max(float(kept.var() / noise.var()), 1e-30)),
+        "outliers": math.log10(max(outliers, 1e-5)),
+        "signal removed": float(removed.nan_to_num()),
+    }
 
 
 def fit_affine(

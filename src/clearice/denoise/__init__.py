@@ -1,6 +1,7 @@
 """Trained network + micrograph → denoised micrograph."""
 
 from clearice.denoise.dataset import denoise_dataset
+from clearice.denoise.depth import CROP_PX
 from clearice.denoise.lists import DENOISED_NAME, PAIRS_NAME, write_raw_picks
 from clearice.denoise.network import Denoiser, Recipe
 from clearice.denoise.outputs import OutputOptions
@@ -11,6 +12,7 @@ from clearice.denoise.run import denoise_files
 from clearice.denoise.tiles import Tile, plan_tiles, stitch
 
 __all__ = [
+    "CROP_PX",
     "DENOISED_NAME",
     "PAIRS_NAME",
     "Denoiser",

@@ -10,6 +10,7 @@ from typing import Any, final
 import torch
 
 from clearice import io
+from clearice.denoise.depth import warning_of
 from clearice.denoise.network import Denoiser, describe_dose_mismatch, describe_mismatch
 from clearice.denoise.outputs import picture
 from clearice.denoise.pipeline import Lanes, Listed
@@ -68,7 +69,7 @@ class Batch:
         self._pixel_size = pixel_size_angstrom
         self._dose = dose_e_per_A2
         self._previews = previews
-        self._warned = 0
+        self._warned = self._out_of_depth = 0
         self._finished: set[Path] = set()
         self._keep_inputs()
         self._prepare_folders()
@@ -204,12 +205,19 @@ class Batch:
                 seconds=outcome.seconds,
                 pixel_size_angstrom=None if outcome.pixel_size_assumed else size,
                 output_bytes=outcome.output_bytes,
+                out_of_depth=None if outcome.excess is None else round(outcome.excess, 3),
                 **identity,
             )
         )
         if warning := describe_mismatch(denoiser.info, size):
             self._warned += 1
             if self._warned <= _LINES_OF_A_KIND:
+                self._say(f"warning: {job.source.path}: {warning}")
+        if outcome.excess is not None and (
+            warning := warning_of(outcome.excess, outcome.excess_trait)
+        ):
+            self._out_of_depth += 1
+            if self._out_of_depth <= _LINES_OF_A_KIND:
                 self._say(f"warning: {job.source.path}: {warning}")
 
     def _warn_of_dose(self, denoiser: Denoiser) -> None:
@@ -220,3 +228,6 @@ class Batch:
         more = self._warned - _LINES_OF_A_KIND
         if more > 0:
             self._say(f"warning: {more} more have a pixel size far from the model's")
+        more = self._out_of_depth - _LINES_OF_A_KIND
+        if more > 0:
+            self._say(f"warning: {more} more are unlike what the model has seen")

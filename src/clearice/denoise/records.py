@@ -22,7 +22,10 @@ CSV_NAME = "denoise.csv"
 _SECONDS_BETWEEN_WRITES = 1.0
 # Of a long list, writing takes longer: at most about a tenth of the time goes into it.
 _WRITE_SHARE = 0.1
-_COLUMNS = ("input", "output", "status", "error", "seconds", "pixel_size_angstrom")
+_COLUMNS = (
+    *("input", "output", "status", "error", "seconds", "pixel_size_angstrom"),
+    "out_of_depth",
+)
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class Record:
         input_bytes: Size of the input; of two halves, of both.
         input_mtime_ns: When the input was last changed; of two halves, added up.
         output_bytes: Size of all that was written of it but pictures.
+        out_of_depth: How far it is outside of what a general model has seen, in widths of the usual
+            range: 0 inside.
         made_with: Checksum of everything else that decides the result.
     """
 
@@ -51,6 +56,7 @@ class Record:
     input_bytes: int = 0
     input_mtime_ns: int = 0
     output_bytes: int = 0
+    out_of_depth: float | None = None
     made_with: str = ""
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clearice.data import Affine
+from clearice.denoise import depth
 from clearice.denoise.network import Denoiser
 from clearice.denoise.pipeline import Lanes, Overlapped, Source
 from clearice.denoise.plan import Job
@@ -73,6 +74,8 @@ class Outcome:
         input_bytes: Of all files that were read, before they were.
         input_mtime_ns: When they were last changed, added up.
         output_bytes: Of all files that were written.
+        excess: How far out of a general model's depth it is, 0 inside; None: not measured.
+        excess_trait: In what most.
     """
 
     error: str | None = None
@@ -82,6 +85,8 @@ class Outcome:
     input_bytes: int = 0
     input_mtime_ns: int = 0
     output_bytes: int = 0
+    excess: float | None = None
+    excess_trait: str = ""
 
 
 Done = Callable[[Job, Outcome], None]
@@ -126,6 +131,7 @@ class _Started:
     loaded: Loaded
     began: float
     state: tuple[int, int]
+    middle: Tensor | None = None
     result: Result | None = None
 
 
@@ -134,14 +140,18 @@ class _Stages:
     def __init__(self, denoiser: Denoiser, work: Work) -> None:
         self._runner = runner_for(denoiser)
         self._work = work
+        domain = denoiser.info.domain
+        self._domain = domain if domain is not None and domain.traits else None
 
     def read(self, job: Job) -> _Started:
         began = time.monotonic()
         # Before it is read: a change from then on makes the result stale.
         state = state_of(job)
         loaded = self._work.load(job)
+        # The buffer of the images is where the result comes back to.
+        middle = None if self._domain is None else depth.middle(loaded.images[0])
         loaded.images = self._runner.load(loaded.images)
-        return _Started(loaded, began, state)
+        return _Started(loaded, began, state, middle)
 
     def compute(self, item: _Started) -> _Started:
         loaded = item.loaded
@@ -152,6 +162,9 @@ class _Stages:
     def write(self, job: Job, item: _Started) -> Outcome:
         assert item.result is not None
         denoised = item.result.wait()
+        excess, trait = None, ""
+        if self._domain is not None and item.middle is not None:
+            excess, trait = depth.excess(item.middle, depth.middle(denoised[0]), self._domain)
         try:
             self._work.save(job, item.loaded, denoised)
         finally:
@@ -164,4 +177,6 @@ class _Stages:
             input_bytes=item.state[0],
             input_mtime_ns=item.state[1],
             output_bytes=sum(path.stat().st_size for path in job.outputs),
+            excess=excess,
+            excess_trait=trait,
         )

@@ -3,18 +3,67 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from clearice import checkpoint
+from clearice.checkpoint import Domain
 from clearice.config import TrainConfig, read_settings, validate_config
+from clearice.denoise import CROP_PX, Denoiser
 from clearice.devices import has_fast_bfloat16
-from clearice.simulate import Complex, load_specimen
+from clearice.errors import CheckpointError
+from clearice.metrics import traits
+from clearice.seeds import derive_seed
+from clearice.simulate import Complex, World, load_specimen
 from clearice.train import WorldPlan
 
 # Weights that are used are the mean of about so many steps.
 _EMA_DECAY = 0.999
+# Share of the micrographs that lie outside of what a model says it has seen.
+_RARE = 0.01
+
+
+def measure_depth(model: Path, device: torch.device, plan: WorldPlan, views: int = 200) -> Domain:
+    """Measure what a general model makes of micrographs such as it was trained on, and keep that.
+
+    Args:
+        model: A run's folder or a model file; the file is replaced in one step.
+        device: Where to compute.
+        plan: Of its training world; the complexes are others.
+        views: Micrographs to measure.
+
+    Returns:
+        What the model says of itself from now on.
+
+    Raises:
+        CheckpointError: The model cannot be loaded, or is no general one.
+        OutputError: The file cannot be written.
+    """
+    denoiser = Denoiser(model, device)
+    domain = denoiser.info.domain
+    if domain is None:
+        raise CheckpointError(f"{model}: was trained on one data set, not on all kinds")
+    world = World(derive_seed("depth"), device, max(1, plan.complexes // 8))
+    found: dict[str, list[float]] = {}
+    for number in range(views):
+        raw = world.views(number, 1, CROP_PX).noisy[0]
+        denoised = denoiser(raw)
+        for name, value in traits(raw.cpu(), denoised).items():
+            found.setdefault(name, []).append(value)
+    ends = torch.tensor([_RARE / 2, 1 - _RARE / 2])
+    spans = {
+        name: (float(low), float(high))
+        for name, values in found.items()
+        for low, high in [torch.tensor(values).quantile(ends).tolist()]
+    }
+    domain = replace(domain, traits=spans)
+    path = checkpoint.resolve(model)
+    network, info = checkpoint.load_model(path)
+    checkpoint.save(path, network.state_dict(), replace(info, domain=domain), None)
+    return domain
 
 
 def plan_general(
