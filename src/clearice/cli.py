@@ -433,7 +433,8 @@ def pretrain(
     schedule: Literal["constant", "cosine"] | None = None,
     precision: Precision | None = None,
     complexes: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 256,
-    specimen: tuple[Path, ...] = (),
+    specimen: Annotated[tuple[Path, ...], Parameter(negative="")] = (),
+    pack: Path | None = None,
     keep: int | None = None,
     seed: int | None = None,
     device: Device = "auto",
@@ -457,11 +458,13 @@ def pretrain(
         precision: Of the network.
         complexes: Procedural complexes to draw particles from.
         specimen: PDB or mmCIF files of further ones.
+        pack: Also write the model to this file in half the bytes, its weights in float16.
         keep: Numbered checkpoints kept beside the last and the best.
         seed: Seed of weights, complexes and micrographs.
         device: auto, cpu, cuda, cuda:N or mps.
         resume: Go on with the run in --out, with the same settings.
     """
+    from clearice import checkpoint
     from clearice import train as room
     from clearice.console import progress_bar, say
     from clearice.workflows.pretrain import measure_depth, plan_general
@@ -497,6 +500,8 @@ def pretrain(
     if here.first:
         say("measuring what the model knows")
         measure_depth(result.model, chosen, world)
+        if pack is not None:
+            checkpoint.pack(result.model, pack)
         print(f"{result.model}: {result.steps} steps in {result.seconds:.0f} s")
 
 
