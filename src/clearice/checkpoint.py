@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import torch
@@ -249,7 +250,7 @@ def _calibration(
 def _domain(
     pixel_size_angstrom: Sequence[float],
     dose_e_per_A2: Sequence[float],
-    traits: Mapping[str, Sequence[float]],
+    traits: Mapping[str, Sequence[float]] = MappingProxyType({}),
 ) -> Domain:
     def pair(values: Sequence[float]) -> tuple[float, float]:
         low, high = values

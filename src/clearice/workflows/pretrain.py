@@ -22,18 +22,19 @@ from clearice.train import WorldPlan
 
 # Weights that are used are the mean of about so many steps.
 _EMA_DECAY = 0.999
+# Micrographs by which a model's depth is measured.
+VIEWS = 200
 # Share of the micrographs that lie outside of what a model says it has seen.
 _RARE = 0.01
 
 
-def measure_depth(model: Path, device: torch.device, plan: WorldPlan, views: int = 200) -> Domain:
+def measure_depth(model: Path, device: torch.device, plan: WorldPlan) -> Domain:
     """Measure what a general model makes of micrographs such as it was trained on, and keep that.
 
     Args:
         model: A run's folder or a model file; the file is replaced in one step.
         device: Where to compute.
         plan: Of its training world; the complexes are others.
-        views: Micrographs to measure.
 
     Returns:
         What the model says of itself from now on.
@@ -48,7 +49,7 @@ def measure_depth(model: Path, device: torch.device, plan: WorldPlan, views: int
         raise CheckpointError(f"{model}: was trained on one data set, not on all kinds")
     world = World(derive_seed("depth"), device, max(1, plan.complexes // 8))
     found: dict[str, list[float]] = {}
-    for number in range(views):
+    for number in range(VIEWS):
         raw = world.views(number, 1, CROP_PX).noisy[0]
         denoised = denoiser(raw)
         for name, value in traits(raw.cpu(), denoised).items():
