@@ -19,8 +19,10 @@ from clearice.simulate.conditions import (
     draw_conditions,
 )
 from clearice.simulate.imaging import ATOM_SHARES, add_atoms
+from clearice.simulate.optics import Optics
+from clearice.simulate.particles import SHARES, add_points, laid
 from clearice.simulate.scenery import draw_scenery
-from clearice.simulate.world import _add, _detected, _laid, _Optics, signal_power
+from clearice.simulate.world import _detected, signal_power
 from helpers import CPU
 
 
@@ -88,22 +90,22 @@ def test_the_optics_are_those_of_a_single_simulation() -> None:
     wanted = expected_image(projected_potential(counts, 1.3), config, physics)
     given = plain(2, astigmatism_angstrom=250.0, astigmatism_angle_degrees=33.0)
     grid = (counts.float() / ATOM_SHARES).expand(2, size, size)
-    found = _Optics(given, size).image(grid, torch.zeros(2, size, size))
+    found = Optics(given, size).image(grid, torch.zeros(2, size, size))
     # The mean, which is not contrast, is left out of the world's images.
     torch.testing.assert_close(found[1], wanted - wanted.mean() + 1, atol=2e-5, rtol=0)
 
 
 def test_points_land_where_single_atoms_would() -> None:
     world = World(3, CPU, 1)
-    pool, size = world._pools[0], 96
+    pool, size = world.particles.pools[0], 96
     atoms = pool.points * 0.2
     grid = torch.zeros(2 * size * size, dtype=torch.int32)
     turn = torch.eye(3)[:2]
     which, base = torch.tensor([0]), torch.tensor([size * size])
-    _add(grid, pool, which, base, turn[None] * 0.2, torch.tensor([[10.0, 50.0]]), size)
+    add_points(grid, pool, which, base, turn[None] * 0.2, torch.tensor([[10.0, 50.0]]), size)
     counts = torch.zeros(size, size, dtype=torch.int64)
     add_atoms(counts, atoms[:, :2].flip(1) + torch.tensor([10.0, 50.0]))
-    found = grid.view(2, size, size)[1].float() / (1 << 14)
+    found = grid.view(2, size, size)[1].float() / SHARES
     assert int(grid.view(2, -1)[0].abs().sum()) == 0
     torch.testing.assert_close(found, counts.float() / ATOM_SHARES, atol=5e-3, rtol=2e-3)
 
@@ -112,7 +114,7 @@ def _counted(given: Conditions, size: int = 128) -> tuple[Tensor, Tensor]:
     n = len(given.dose_e_per_A2)
     noises = [torch.Generator().manual_seed(i) for i in range(n)]
     expected = torch.ones(n, size, size)
-    return _detected(expected, given, _Optics(given, size), noises)
+    return _detected(expected, expected, given, Optics(given, size), noises)
 
 
 def test_noise_is_that_of_counted_electrons() -> None:
@@ -139,8 +141,29 @@ def test_noise_of_an_integrating_detector_falls_with_frequency() -> None:
     assert float(power[:4, 2:6].mean()) > 5 * float(power[60:68, 58:64].mean())
 
 
+def test_noise_has_a_colour_of_its_own() -> None:
+    noisy, clean = _counted(plain(2, noise_slope=0.2))
+    power = torch.fft.rfft2(noisy - clean).abs().square().mean(0)
+    low, high = power[:10, 2:10].mean(), power[56:72, 56:64].mean()
+    # cos 2πf goes from 1 to −1, and on in the corner; of the power twice the logarithm.
+    assert math.log(float(low / high)) == pytest.approx(0.8, abs=0.25)
+
+
+def test_moving_ice_is_noise_and_not_signal() -> None:
+    given = plain(1, dose_e_per_A2=1000.0)
+    optics = Optics(given, 128)
+    texture = 200 * torch.randn(1, 128, 128, generator=torch.Generator().manual_seed(0))
+    ice = optics.contrast(texture)
+    noise = torch.Generator().manual_seed(1)
+    still = torch.ones(1, 128, 128)
+    noisy, clean = _detected(still, still + ice, given, optics, [noise])
+    assert float(clean.std()) < 1e-2
+    seen = torch.corrcoef(torch.stack([(noisy - clean).flatten(), ice.flatten()]))[0, 1]
+    assert float(seen) > 0.3
+
+
 def test_filaments_lie_in_the_plane() -> None:
-    rotations = _laid(50, torch.Generator().manual_seed(0))
+    rotations = laid(50, torch.Generator().manual_seed(0))
     unit = torch.eye(2).expand(50, 2, 2)
     torch.testing.assert_close(rotations @ rotations.mT, unit, atol=1e-5, rtol=0)
     assert float(rotations[:, :, 2].norm(dim=1).min()) > math.cos(math.radians(10.1))
@@ -173,8 +196,8 @@ def test_damage_takes_fine_detail() -> None:
     counts = torch.zeros(1, size, size)
     counts[0, 32, 32] = 1.0
     given = plain(1, dose_e_per_A2=60.0)
-    whole = _Optics(given, size).image(counts, torch.zeros_like(counts))
-    faded = _Optics(replace(given, damage=torch.ones(1)), size).image(
+    whole = Optics(given, size).image(counts, torch.zeros_like(counts))
+    faded = Optics(replace(given, damage=torch.ones(1)), size).image(
         counts, torch.zeros_like(counts)
     )
     ratio = torch.fft.rfft2(faded - 1).abs() / torch.fft.rfft2(whole - 1).abs().clamp(min=1e-12)

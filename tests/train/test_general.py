@@ -67,7 +67,7 @@ def test_another_world_is_not_gone_on_with(tmp_path: Path) -> None:
 def test_further_complexes_change_the_world() -> None:
     more = WorldPlan(2, more=(procedural_complex(5),))
     assert more.checksum(0) != WorldPlan(2).checksum(0)
-    assert len(World(0, CPU, 2, more.more).complexes) == 3
+    assert len(World(0, CPU, 2, more.more).particles.complexes) == 3
     flat = Complex(torch.randn(50, 3), True, "x")
     assert WorldPlan(2, more=(flat,)).checksum(0) != more.checksum(0)
 

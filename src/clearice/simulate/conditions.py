@@ -36,6 +36,12 @@ class Conditions:
         contrast: Empirical factor on the phase shift.
         mtf_at_nyquist: Detector transfer of the signal at 0.5 cycles/px.
         noise_at_nyquist: Transfer of the noise there; 1: white.
+        noise_slope: Of the colour that any real noise has a little of: ln of its amplitude is
+            slope cos 2πf + bend cos 4πf + wave cos 8πf, f in cycles/px.
+        noise_bend: The same.
+        noise_wave: The same.
+        ice_noise: Potential of amorphous ice that moves while it is looked at, so that it is noise:
+            of a white texture, V·Å, times the root of the area of a pixel, Å.
         coincidence: Share of the noise's power that is missing at the lowest frequencies.
         drift_angstrom: Motion that was not corrected, Å.
         drift_angle: Its direction, radians.
@@ -59,6 +65,10 @@ class Conditions:
     contrast: Float[Tensor, "n"]
     mtf_at_nyquist: Float[Tensor, "n"]
     noise_at_nyquist: Float[Tensor, "n"]
+    noise_slope: Float[Tensor, "n"]
+    noise_bend: Float[Tensor, "n"]
+    noise_wave: Float[Tensor, "n"]
+    ice_noise: Float[Tensor, "n"]
     coincidence: Float[Tensor, "n"]
     drift_angstrom: Float[Tensor, "n"]
     drift_angle: Float[Tensor, "n"]
@@ -137,6 +147,10 @@ def draw_conditions(draws: Draws) -> Conditions:
         contrast=log_uniform(0.25, 1.2),
         mtf_at_nyquist=uniform(0.15, 1.0),
         noise_at_nyquist=sometimes(0.35, uniform(0.25, 1.0), 1.0),
+        noise_slope=sometimes(0.3, uniform(-0.3, 0.3), uniform(-0.08, 0.08)),
+        noise_bend=sometimes(0.3, uniform(-0.15, 0.15), uniform(-0.04, 0.04)),
+        noise_wave=uniform(-0.04, 0.04),
+        ice_noise=sometimes(0.6, log_uniform(1.0, 25.0)),
         coincidence=sometimes(0.3, uniform(0.0, 0.3)),
         drift_angstrom=sometimes(0.3, log_uniform(0.3, 6.0)),
         drift_angle=uniform(0.0, math.pi),

@@ -46,7 +46,7 @@ class _Effort:
 _ON_GPU: Final[dict[Preset, _Effort]] = {
     "fast": _Effort("unet", 2000, 0),
     "balanced": _Effort("unet", 6000, 1),
-    "best": _Effort("unet-large", 20_000, 3),
+    "best": _Effort("unet-deep", 20_000, 3),
     "8gb": _Effort("unet", 6000, 1),
 }
 _ON_CPU: Final[dict[Preset, _Effort]] = {
