@@ -11,10 +11,10 @@ import torch
 from clearice import cli
 from clearice.config import Preset, TrainConfig
 from clearice.data import Dataset, Manifest, MicrographEntry, Split
-from clearice.errors import ConfigError, UnknownNameError
+from clearice.errors import CheckpointError, ConfigError, UnknownNameError
 from clearice.loss_spec import parse_loss
 from clearice.train import plan, presets
-from helpers import CPU
+from helpers import CPU, write_dataset, write_model
 
 CUDA = torch.device("cuda")
 
@@ -165,3 +165,19 @@ def test_mistakes_are_said_first() -> None:
         plan(MOVIES, CPU, {"patchsize": 3}, where="file.yaml")
     with pytest.raises(UnknownNameError):
         plan(PAIRS, CPU, {"network": "unett"})
+
+
+def test_going_on_from_a_model_takes_its_network_and_a_quarter_of_the_steps(tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "set", size=128)
+    whole, _ = plan(data, CPU, {}, "fast")
+    config, reasons = plan(
+        data, CPU, {"start": str(write_model(tmp_path / "m.safetensors"))}, "fast"
+    )
+    assert (config.network, config.steps) == ("cnn3", (whole.steps or 0) // 4)
+    assert config.learning_rate < whole.learning_rate
+    assert any("network cnn3" in reason for reason in reasons)
+
+
+def test_a_start_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="does not exist"):
+        plan(write_dataset(tmp_path / "set"), CPU, {"start": str(tmp_path / "none")})
