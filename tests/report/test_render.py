@@ -107,7 +107,8 @@ class _Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text += data
-        if self._open and self._open[-1] in ("td", "th"):
+        cell = self._open[:-1] if self._open[-1:] == ["a"] else self._open
+        if cell and cell[-1] in ("td", "th"):
             self.tables[-1][-1][-1] += data
         if self._open and self._open[-1] == "caption":
             self.captions[-1] += data

@@ -216,6 +216,11 @@ def moves_along(model: Model, image: Image, pixel_size_angstrom: float) -> float
 MOST_UNSUPPORTED: Final = 0.25
 MOST_BLOBS: Final = 0.1
 MOST_CORRELATION: Final = 0.1
+LIMITS: Final = {
+    "unsupported": MOST_UNSUPPORTED,
+    "blobs": MOST_BLOBS,
+    "correlation": MOST_CORRELATION,
+}
 ICE: Final = "ice without particles"
 NOISES: Final = ("white noise", "noise of the data", ICE)
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from clearice import __version__, io
 from clearice.errors import InputFileError, OutputError
 from clearice.evaluate.cases import Case, load, match_halves
+from clearice.evaluate.documents import made_by
 from clearice.evaluate.evidence import (
     Evidence,
     Halves,
@@ -99,7 +100,9 @@ def map_trust(results: Path, out: Path, progress: Progress = _ignore) -> TrustRe
         entries.append(write_map(full, band, values, out, "trust"))
         progress(len(cases) + done + 1, readings)
     told = {
+        "kind": "trust",
         "clearice_version": __version__,
+        **made_by(results),
         "method": "halves",
         **definition(),
         "micrographs": entries,
@@ -270,6 +273,8 @@ def write_map(
     io.write_png(out / "previews" / f"{denoised.path.stem}.png", overlay(band, values))
     return {
         "name": denoised.path.stem,
+        "shape": [height, width],
+        "pixel_size_angstrom": pixel_size,
         "mean": float(values.mean()),
         "share_above_half": float((values > 0.5).double().mean()),
         "share_below_tenth": float((values < 0.1).double().mean()),

@@ -94,7 +94,13 @@ def run(
     results = out / "denoised"
     with bar("denoise") as update:
         denoise.denoise_dataset(
-            out / "dataset", denoiser, results, Split.TEST, halves=True, progress=update
+            out / "dataset",
+            denoiser,
+            results,
+            Split.TEST,
+            halves=True,
+            progress=update,
+            settings=denoise.describe_run(denoiser.recipe),
         )
     with bar("evaluate") as update:
         scores = _evaluate(results, truth, update)
