@@ -145,7 +145,7 @@ class Verdict:
 
 @dataclass
 class Section:
-    """One block of the page."""
+    """One block of the page; those that are not `listed` have no link at its top."""
 
     title: str
     text: str = ""
@@ -157,6 +157,7 @@ class Section:
     pictures: dict[str, str] = field(default_factory=dict)
     edge_angstrom: float = 0.0
     code: str = ""
+    listed: bool = True
 
 
 def number(value: float | None, digits: int = 2) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 
 from clearice import __version__, io
-from clearice.checkpoint import load_model
+from clearice.checkpoint import BEST_NAME, load_model
 from clearice.config import read_settings
 from clearice.errors import CheckpointError, ConfigError
 from clearice.evaluate.documents import Document
@@ -26,11 +26,17 @@ def describe_subject(subject: Subject, licence: str) -> dict[str, Any]:
         subject: The model and its sources.
         licence: Of the model.
     """
+    model, problem = None, None
+    try:
+        model = _model(subject, licence)
+    except CheckpointError as error:  # its numbers can be shown all the same
+        problem = str(error)
     return {
         "name": subject.name,
         "model_sha256": subject.model_sha256,
         "verdict": judge(subject).as_json() if subject.is_judged else None,
-        "model": _model(subject, licence),
+        "model": model,
+        "problem": problem,
         "training": _training(subject),
         "data": _data(subject),
         "sources": [
@@ -43,10 +49,9 @@ def describe_subject(subject: Subject, licence: str) -> dict[str, Any]:
 def _model(subject: Subject, licence: str) -> dict[str, Any] | None:
     if subject.run is None:
         return None
-    try:
-        network, info = load_model(subject.run)
-    except CheckpointError:  # has just begun
+    if not (subject.run / BEST_NAME).is_file():  # has just begun
         return None
+    network, info = load_model(subject.run)
     return describe(network, info, licence, "weights")
 
 
@@ -82,7 +87,7 @@ def _data(subject: Subject) -> dict[str, Any] | None:
 
 def _values(source: Source) -> Any:
     if isinstance(source.content, Document):
-        return source.content.model_dump(mode="json")
+        return source.content.model_dump(mode="json", exclude_unset=True)
     return source.content if source.kind == "scores" else None
 
 
@@ -95,12 +100,17 @@ def write_model_card(models: Sequence[dict[str, Any]], out: Path) -> None:
 
     Raises:
         ConfigError: There is not one model, or its run is missing.
+        CheckpointError: The model cannot be loaded.
         OutputError: The file cannot be written.
     """
     if len(models) != 1:
         raise ConfigError(f"a model card is about one model, and these are {len(models)}")
+    if models[0]["problem"] is not None:
+        raise CheckpointError(models[0]["problem"])
     if models[0]["model"] is None:
-        raise ConfigError("a model card needs the model: give the folder of its run too")
+        raise ConfigError(
+            f"a model card needs the model: give the folder of its run, with {BEST_NAME}"
+        )
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("clearice", "report"),
         trim_blocks=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -90,7 +91,6 @@ def _card_figures(bands: tuple[BandRow, ...]) -> list[Drawing]:
         line("residual_noise", "residual noise", "truth", "^"),
         line("bias", "bias", "wiener", "v"),
     ]
-    top = _top(bands, ("gain",), _HIGHEST_GAIN, 1.4)
     highest = _top(bands, ("residual_noise", "bias"), _HIGHEST_SHARE, 1.05)
     figures = [
         (
@@ -102,7 +102,14 @@ def _card_figures(bands: tuple[BandRow, ...]) -> list[Drawing]:
             None,
             ("correlation", "naive_frc"),
         ),
-        ("Gain over a low-pass of the same response", gain, "gain", (0.5, top), 1.0, ("gain",)),
+        (
+            "Gain over a low-pass of the same response",
+            gain,
+            "gain",
+            gain_limits(bands),
+            1.0,
+            ("gain",),
+        ),
         (
             "How much of the true amplitude survives",
             transfer,
@@ -138,6 +145,11 @@ def _card_figures(bands: tuple[BandRow, ...]) -> list[Drawing]:
     ]
 
 
+def gain_limits(bands: Sequence[BandRow]) -> tuple[float, float]:
+    """Return the ends of an axis for gains."""
+    return 0.5, _top(bands, ("gain",), _HIGHEST_GAIN, 1.4)
+
+
 def _edge(resolution: float | None) -> float:
     return 0.0 if resolution is None else 1 / resolution
 
@@ -150,7 +162,7 @@ def _ends(one: Number) -> tuple[float, float] | None:
     return (-math.inf if low is None else low, math.inf if high is None else high)
 
 
-def _top(bands: tuple[BandRow, ...], names: tuple[str, ...], most: float, least: float) -> float:
+def _top(bands: Sequence[BandRow], names: tuple[str, ...], most: float, least: float) -> float:
     """Return an upper limit that holds what is known well, within bounds."""
     values = [least]
     for one in (getattr(row, name) for row in bands for name in names):
@@ -378,9 +390,10 @@ def picking_section(picking: PickingDocument) -> Section:
 
 
 def _method(picking: PickingDocument, name: str) -> str:
+    shown = name.replace(" Å", "\N{NO-BREAK SPACE}Å")
     if name == picking.best_lowpass:
-        return f"{name} (best)"
-    return {"denoised": "clearice", "wiener": "radial Wiener"}.get(name, name)
+        return f"{shown} (best)"
+    return {"denoised": "clearice", "wiener": "radial Wiener"}.get(name, shown)
 
 
 def _precision_figure(picking: PickingDocument, names: dict[str, str]) -> Drawing:

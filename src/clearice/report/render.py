@@ -44,6 +44,7 @@ def render(
     Raises:
         InputFileError: A source is none of these, damaged, or about another model.
         ConfigError: A model card is asked for without exactly one run.
+        CheckpointError: A model card is asked for and the model cannot be loaded.
         OutputError: A file cannot be written, or would overwrite another.
     """
     machine = out.with_suffix(".json")
@@ -51,8 +52,10 @@ def render(
     subjects = gather([read_source(source) for source in sources])
     facts = [describe_subject(subject, licence) for subject in subjects]
     sections = side_by_side(subjects)
-    for subject in subjects:
+    for subject, fact in zip(subjects, facts, strict=True):
         sections += _sections_of(subject, named=len(subjects) > 1)
+        if fact["problem"] is not None:
+            sections[-1].notes.append(fact["problem"])
     told = {"kind": "report", "clearice_version": __version__, "title": title, "models": facts}
     if model_card is not None:
         write_model_card(facts, model_card)
@@ -84,8 +87,9 @@ def _sections_of(subject: Subject, *, named: bool) -> list[Section]:
     for source in order:
         sections += _shown(source)
     if named:
-        for section in sections:
+        for place, section in enumerate(sections):
             section.title = f"{subject.name}: {section.title}"
+            section.listed = place == 0
     return sections
 
 

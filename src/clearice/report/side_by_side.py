@@ -6,18 +6,19 @@ from collections.abc import Sequence
 
 from clearice.report.figures import Line, line_figure
 from clearice.report.layout import Drawing, Lamp, Section, Table
-from clearice.report.proof import band_line
+from clearice.report.proof import band_line, gain_limits
 from clearice.report.sources import Subject
 from clearice.report.verdict import judge
 
 _SHAPES = {"green": "●", "amber": "▲", "red": "■", "none": "–"}
+# As many models as can be told apart are drawn; the table has all.
 _STYLES = (
     ("#0072b2", "o"),
     ("#d55e00", "s"),
     ("#009e73", "^"),
     ("#cc79a7", "D"),
     ("#e69f00", "v"),
-    ("#56b4e9", "P"),
+    ("#a6761d", "P"),
 )
 
 
@@ -63,18 +64,18 @@ def _scopes(judged: Sequence[Subject]) -> list[str]:
 
 
 def _curves(judged: Sequence[Subject]) -> list[Drawing]:
-    cards = [(subject.name, subject.card) for subject in judged if subject.card is not None]
+    cards = [(subject.name, card) for subject in judged if (card := subject.card) is not None]
     drawn = list(zip(cards, _STYLES, strict=False))
+    gains = gain_limits([row for _, card in cards for row in card.bands])
     figures = []
     for name, caption, label, limits, level in (
         ("correlation_with_truth", "Correlation with the unknown truth", "ρ", (-0.1, 1.05), None),
-        ("gain", "Gain over a low-pass of the same response", "gain", (0.5, 1.6), 1.0),
+        ("gain", "Gain over a low-pass of the same response", "gain", gains, 1.0),
         ("signal_transfer", "Signal transfer", "T", (-0.1, 1.3), 1.0),
     ):
         lines: list[Line] = [
             band_line(card.bands, name, model, colour, marker)
             for (model, card), (colour, marker) in drawn
-            if card is not None
         ]
         if lines:
             svg = line_figure(

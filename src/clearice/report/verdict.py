@@ -171,4 +171,4 @@ def span(interval: tuple[float | None, float | None] | None) -> str:
     if interval is None:
         return ""
     low, high = ("…" if end is None else short(end) for end in interval)
-    return f"{low} to {high}".replace(" ", "\N{NO-BREAK SPACE}")
+    return f"{low} to\N{NO-BREAK SPACE}{high}"
