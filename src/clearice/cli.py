@@ -43,7 +43,7 @@ Preset = Literal["fast", "balanced", "best", "8gb"]  # as config.Preset, which t
 def demo(
     *, out: Out = Path("clearice-demo"), device: Device = "auto", steps: int | None = None
 ) -> None:
-    """Simulate, prepare, train, denoise, evaluate and report, with nothing to download.
+    """Simulate, prepare, train, denoise, evaluate, prove and report, with nothing to download.
 
     Example: clearice demo --out demo
 

@@ -40,7 +40,8 @@ def _values(folder: Path, kind: str) -> dict[str, Any]:
         "hallucination": lambda: write_hallucination(folder) / "hallucination.json",
         "picking": lambda: write_picking(folder / "picking.json"),
     }[kind]()
-    return json.loads(path.read_text())  # type: ignore[no-any-return]
+    values: dict[str, Any] = json.loads(path.read_text())
+    return values
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -147,7 +147,7 @@ class ProbeRow(Part):
     power: float
     filter_power: float
     blobs: float
-    correlation: float
+    correlation: float | None
     highest: float
     highest_of_gaussian: float
 
