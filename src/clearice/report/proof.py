@@ -187,7 +187,7 @@ def _pattern_table(card: CardDocument) -> Table:
                 short(share.value),
                 short(share.error),
                 short(share.limit),
-                "flagged" if share.flagged else "–" if share.conclusive else "not conclusive",
+                "flagged" if share.flagged else "none" if share.conclusive else "not conclusive",
             ],
         )
         for name, share in shares.items()

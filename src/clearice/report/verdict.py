@@ -116,6 +116,8 @@ def _in_words(name: str, limits: LimitsRow | None) -> str:
         "signal_transfer": "ρ² − T ",
     }.get(name, "")
     good, bad = ("≥", "<") if limits.high_is_good else ("≤", ">")
+    if limits.innocent:
+        return f"good until the whole interval is {bad} {limits.green:g}; bad: {bad} {limits.red:g}"
     words = f"good: {what}{good} {limits.green:g}; bad: {bad} {limits.red:g}"
     return words + ("; gain not bad" if name in ("correlation", "snr_half_dose") else "")
 
