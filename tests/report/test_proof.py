@@ -38,6 +38,14 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
+@pytest.fixture(scope="session")
+def page(
+    everything: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, dict[str, Any]]:
+    """The report of all of them, and its numbers."""
+    return _page([*everything.values()], tmp_path_factory.mktemp("page") / "report.html")
+
+
 def _page(sources: list[Path], out: Path) -> tuple[str, dict[str, Any]]:
     render(sources, out)
     return out.read_text(encoding="utf-8"), json.loads(out.with_suffix(".json").read_text())
@@ -49,8 +57,8 @@ def _verdict(tmp_path: Path, *paths: Path, **lights: str) -> Verdict:
     return judge(gather(sources)[0])
 
 
-def test_every_part_is_on_the_page(everything: dict[str, Path], tmp_path: Path) -> None:
-    text, _ = _page([*everything.values()], tmp_path / "report.html")
+def test_every_part_is_on_the_page(page: tuple[str, dict[str, Any]]) -> None:
+    text, _ = page
     for part in (
         "Verdict",
         "Report card",
@@ -71,16 +79,16 @@ def test_every_part_is_on_the_page(everything: dict[str, Path], tmp_path: Path) 
     assert len(text.encode()) < MOST_BYTES
 
 
-def test_every_link_leads_to_a_definition(everything: dict[str, Path], tmp_path: Path) -> None:
-    text, _ = _page([*everything.values()], tmp_path / "report.html")
+def test_every_link_leads_to_a_definition(page: tuple[str, dict[str, Any]]) -> None:
+    text, _ = page
     targets = set(re.findall(r'href="#([^"]+)"', text))
     assert {"t-gain", "t-naive_frc", "t-lights", "t-blobs", "t-average_precision"} <= targets
     assert targets <= set(re.findall(r'id="([^"]+)"', text))
     assert "http" not in re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", text)
 
 
-def test_figures_name_their_axes_and_units(everything: dict[str, Path], tmp_path: Path) -> None:
-    text, _ = _page([*everything.values()], tmp_path / "report.html")
+def test_figures_name_their_axes_and_units(page: tuple[str, dict[str, Any]]) -> None:
+    text, _ = page
     figures = re.findall(r"<svg (?!class).*?</svg>", text, re.DOTALL)
     assert len(figures) == 5
     for figure in figures[:4]:
@@ -90,8 +98,10 @@ def test_figures_name_their_axes_and_units(everything: dict[str, Path], tmp_path
         assert label in figure
 
 
-def test_lights_are_told_by_shape_and_word(everything: dict[str, Path], tmp_path: Path) -> None:
-    text, told = _page([*everything.values()], tmp_path / "report.html")
+def test_lights_are_told_by_shape_and_word(
+    everything: dict[str, Path], page: tuple[str, dict[str, Any]]
+) -> None:
+    text, told = page
     lamps = re.findall(r'<article class="lamp (\w+)">.*?<span class="says">([^<]+)<', text, re.S)
     words = {"green": "good", "amber": "check", "red": "bad", "none": "not judged"}
     assert all(words[light] == word for light, word in lamps)
@@ -107,9 +117,9 @@ def test_lights_are_told_by_shape_and_word(everything: dict[str, Path], tmp_path
 
 
 def test_the_numbers_for_machines_hold_every_source(
-    everything: dict[str, Path], tmp_path: Path
+    everything: dict[str, Path], page: tuple[str, dict[str, Any]]
 ) -> None:
-    _, told = _page([*everything.values()], tmp_path / "report.html")
+    _, told = page
     assert told["kind"] == "report"
     (model,) = told["models"]
     for source in model["sources"]:

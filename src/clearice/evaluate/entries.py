@@ -61,7 +61,8 @@ def _number(value: float) -> str:
 def _numbers(entry: Entry) -> tuple[str, str]:
     e = entry.estimate
     unit = f" {entry.unit}" if entry.unit == "dB" else ""
-    interval = "" if math.isnan(e.low) else f"{_number(e.low)} to {_number(e.high)}"
+    known = math.isfinite(e.value) and not math.isnan(e.low)
+    interval = "" if not known else f"{_number(e.low)} to {_number(e.high)}"
     return _number(e.value) + unit, interval
 
 

@@ -10,12 +10,8 @@ from clearice import __version__, io
 from clearice.errors import OutputError
 from clearice.report.layout import Section, fill_page
 from clearice.report.model_card import describe_subject, write_model_card
-from clearice.report.proof import (
-    card_section,
-    invention_section,
-    picking_section,
-    trust_section,
-)
+from clearice.report.picking import picking_section
+from clearice.report.proof import card_section, invention_section, trust_section
 from clearice.report.scores import score_section
 from clearice.report.side_by_side import side_by_side
 from clearice.report.sources import Source, Subject, gather, read_source

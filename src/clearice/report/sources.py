@@ -109,7 +109,7 @@ def read_source(path: Path) -> Source:
     if sets:
         checksums = {scores.get("model_sha256") for scores in sets.values()}
         return Source(path, "scores", sets, checksums.pop() if len(checksums) == 1 else None)
-    if kind is not None:
+    if kind is not None and kind != "scores":
         raise InputFileError(path, f"is of a kind that no report shows ({kind[:40]!r})", _REMEDY)
     raise InputFileError(path, "holds no scores", _REMEDY)
 
@@ -255,8 +255,8 @@ def _trained_on(source: Source, subjects: list[Subject]) -> Subject:
             continue
         if trained in ("", source.content.checksum()):
             return subject
+    if not any(subject.run for subject in subjects):
+        raise InputFileError(source.path, "is a data set", "give the folder of a run too")
     raise InputFileError(
-        source.path,
-        "is not the data set that the run was trained on",
-        "give that one, beside the run's folder",
+        source.path, "is not the data set that the run was trained on", "give that one"
     )
