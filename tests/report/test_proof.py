@@ -146,6 +146,7 @@ def test_the_worst_light_is_the_verdict(tmp_path: Path) -> None:
     assert silent.light == "amber"
     assert "clearice hallucinate" in silent.text
     assert silent.count("amber") == 0
+    assert "2 micrographs give wide intervals" in _verdict(tmp_path, passed, gain="amber").text
 
 
 @pytest.mark.parametrize(("difference", "light"), [(0.1, "green"), (0.01, "amber"), (-0.1, "red")])
@@ -218,3 +219,4 @@ def test_numbers_in_words() -> None:
     assert short(None) == "–"
     assert span((None, -0.5)) == "… to\N{NO-BREAK SPACE}−0.5"
     assert span(None) == ""
+    assert span((None, None)) == "unbounded"

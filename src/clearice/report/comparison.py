@@ -273,7 +273,7 @@ def _figures(results: Results) -> list[Drawing]:
 
 
 def _draw(lines: Sequence[Line], label: str, **options: Any) -> str:
-    return line_figure(lines, _FREQUENCY, label, resolution_axis=True, legend_below=True, **options)
+    return line_figure(lines, _FREQUENCY, label, resolution_axis=True, **options)
 
 
 def _reference(results: Results) -> Row | None:

@@ -6,7 +6,8 @@ import io
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from textwrap import fill
 from typing import Any
 
 import matplotlib as mpl
@@ -22,6 +23,8 @@ COLOURS = {
     "truth": "#d55e00",
     "other": "#cc79a7",
 }
+# Of a line of a legend.
+_LABEL_LENGTH = 48
 INK = "#010203"  # replaced by the page's own text colour
 
 
@@ -58,11 +61,9 @@ def line_figure(
     log_y: bool = False,
     y_limits: tuple[float, float] | None = None,
     resolution_axis: bool = False,
-    legend_below: bool = False,
     level: float | None = None,
-    compact: bool = False,
 ) -> str:
-    """Draw curves and return SVG.
+    """Draw curves for a column as wide as a phone, the legend below them, and return SVG.
 
     Args:
         lines: What to draw.
@@ -71,9 +72,7 @@ def line_figure(
         log_y: Logarithmic ordinate.
         y_limits: Of the ordinate.
         resolution_axis: The abscissa is 1/Å: label its ticks with the resolution in Å as well.
-        legend_below: Put the legend under the axes, where many or long labels hide nothing.
         level: Ordinate of a dotted line across.
-        compact: For a column as wide as a phone, with the legend below.
     """
     style: dict[Any, Any] = {
         "svg.fonttype": "none",
@@ -87,9 +86,9 @@ def line_figure(
         "axes.spines.right": False,
     }
     with mpl.rc_context(style):
-        height = 2.9 + 0.19 * sum(bool(line.label) for line in lines)
-        size = (4.4, height) if compact else (6.0, 3.6)
-        figure = Figure(figsize=size, layout="constrained")
+        lines = [replace(line, label=fill(line.label, _LABEL_LENGTH)) for line in lines]
+        height = 2.9 + 0.19 * sum(line.label.count("\n") + 1 for line in lines if line.label)
+        figure = Figure(figsize=(4.4, height), layout="constrained")
         axes = figure.subplots()
         for line in lines:
             _draw_line(axes, line)
@@ -102,20 +101,14 @@ def line_figure(
             axes.axhline(0, color=INK, linewidth=0.5)
         if level is not None:
             axes.axhline(level, color=INK, linewidth=0.8, linestyle=":")
-        if compact:
-            axes.locator_params(axis="x", nbins=5)
+        axes.locator_params(axis="x", nbins=5)
         if resolution_axis:
             ticks = [tick for tick in axes.get_xticks() if tick >= 0]
             axes.set_xlim(0, max(max(line.x) for line in lines))
             axes.set_xticks([t for t in ticks if t <= axes.get_xlim()[1]])
             labels = [f"{t:.3g}\n{1 / t:.3g} Å" if t > 0 else "0\n∞" for t in axes.get_xticks()]
             axes.set_xticklabels(labels)
-        if compact:
-            figure.legend(frameon=False, fontsize=9, ncols=1, loc="outside lower left")
-        elif legend_below:
-            figure.legend(frameon=False, fontsize=8, ncols=2, loc="outside lower center")
-        else:
-            axes.legend(frameon=False, fontsize=9)
+        figure.legend(frameon=False, fontsize=9, ncols=1, loc="outside lower left")
         return _svg(figure)
 
 

@@ -71,5 +71,5 @@ def _precision_figure(picking: PickingDocument, names: dict[str, str]) -> Drawin
         for name, (colour, dashed) in styles.items()
         if name in picking.methods and (curve := picking.methods[name].curve).recall
     ]
-    svg = line_figure(lines, "recall", "precision", y_limits=(-0.02, 1.02), compact=True)
+    svg = line_figure(lines, "recall", "precision", y_limits=(-0.02, 1.02))
     return Drawing("Precision against recall", svg, ("precision", "recall"))

@@ -22,7 +22,9 @@ _LEVELING_ANGSTROM = 1000.0
 _WIDEST = 1100
 
 
-def crops(files: dict[str, str | None], sigma_px: float | None) -> tuple[dict[str, str], float]:
+def crops(
+    files: dict[str, str | None], sigma_px: float | None, edge_px: int = CROP_PX
+) -> tuple[dict[str, str], float]:
     """Return data URIs of the same central crop of each version, and the crop's edge in Å.
 
     Ice gradients slower than 1000 Å are levelled, and each picture gets the contrast of its own 0.5
@@ -31,6 +33,7 @@ def crops(files: dict[str, str | None], sigma_px: float | None) -> tuple[dict[st
     Args:
         files: Path of each version (`raw`, `denoised`, `truth`), or None.
         sigma_px: Of the Gaussian to show beside them.
+        edge_px: Of the crops, at most.
     """
     pictures: dict[str, str] = {}
     edge = 0.0
@@ -40,10 +43,11 @@ def crops(files: dict[str, str | None], sigma_px: float | None) -> tuple[dict[st
             continue
         micrograph = read_micrograph(Path(path))
         pixels = highpass(micrograph.pixels, micrograph.pixel_size_angstrom / _LEVELING_ANGSTROM)
-        pictures[role] = jpeg(central_crop(pixels))
-        edge = min(CROP_PX, *pixels.shape) * micrograph.pixel_size_angstrom
+        pictures[role] = jpeg(central_crop(pixels, edge_px))
+        edge = min(edge_px, *pixels.shape) * micrograph.pixel_size_angstrom
         if role == "raw" and sigma_px is not None:
-            pictures["gaussian_best"] = jpeg(central_crop(gaussian_lowpass(pixels, sigma_px)))
+            smooth = central_crop(gaussian_lowpass(pixels, sigma_px), edge_px)
+            pictures["gaussian_best"] = jpeg(smooth)
     return pictures, edge
 
 

@@ -29,6 +29,8 @@ _FREQUENCY = "spatial frequency, 1/Å"
 # A frame in which one wild band hides nothing.
 _HIGHEST_GAIN, _HIGHEST_SHARE = 3.0, 2.0
 _WIDE = 1.0
+# Beyond all frames: an end that nothing bounds.
+_FAR = 100.0
 
 
 def card_section(card: CardDocument) -> Section:
@@ -136,7 +138,6 @@ def _card_figures(bands: tuple[BandRow, ...]) -> list[Drawing]:
                 y_limits=limits,
                 resolution_axis=True,
                 level=level,
-                compact=True,
             ),
             terms,
         )
@@ -158,7 +159,7 @@ def _ends(one: Number) -> tuple[float, float] | None:
     if one.value is None or one.interval is None:
         return None
     low, high = one.interval
-    return (-math.inf if low is None else low, math.inf if high is None else high)
+    return (-_FAR if low is None else low, _FAR if high is None else high)
 
 
 def _top(bands: Sequence[BandRow], names: tuple[str, ...], most: float, least: float) -> float:

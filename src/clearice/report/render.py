@@ -11,12 +11,15 @@ from clearice.errors import OutputError
 from clearice.report.layout import Section, fill_page
 from clearice.report.model_card import describe_subject, write_model_card
 from clearice.report.picking import picking_section
+from clearice.report.pictures import CROP_PX
 from clearice.report.proof import card_section, invention_section, trust_section
 from clearice.report.scores import score_section
 from clearice.report.side_by_side import side_by_side
 from clearice.report.sources import Source, Subject, gather, read_source
 from clearice.report.training import run_section
 from clearice.report.verdict import judge
+
+_MANY_SETS = 3
 
 
 def render(
@@ -48,8 +51,11 @@ def render(
     subjects = gather([read_source(source) for source in sources])
     facts = [describe_subject(subject, licence) for subject in subjects]
     sections = side_by_side(subjects)
+    sets = sum(len(source.content) for s in subjects for source in s.of("scores"))
+    # So that the page stays small enough to be sent.
+    edge_px = CROP_PX if sets <= _MANY_SETS else CROP_PX // 2
     for subject, fact in zip(subjects, facts, strict=True):
-        sections += _sections_of(subject, named=len(subjects) > 1)
+        sections += _sections_of(subject, edge_px, named=len(subjects) > 1)
         if fact["problem"] is not None:
             sections[-1].notes.append(fact["problem"])
     told = {"kind": "report", "clearice_version": __version__, "title": title, "models": facts}
@@ -74,14 +80,14 @@ def _refuse_overwriting(path: Path) -> None:
         )
 
 
-def _sections_of(subject: Subject, *, named: bool) -> list[Section]:
+def _sections_of(subject: Subject, edge_px: int, *, named: bool) -> list[Section]:
     """Return everything about one model, the verdict first."""
     sections: list[Section] = []
     if subject.is_judged:
         sections.append(Section("Verdict", verdict=judge(subject)))
     order = sorted(subject.sources, key=lambda source: _ORDER.get(source.kind, len(_ORDER)))
     for source in order:
-        sections += _shown(source)
+        sections += _shown(source, edge_px)
     if named:
         for place, section in enumerate(sections):
             section.title = f"{subject.name}: {section.title}"
@@ -93,8 +99,8 @@ def _sections_of(subject: Subject, *, named: bool) -> list[Section]:
 _ORDER = {kind: place for place, kind in enumerate(("card", "trust", "hallucination", "picking"))}
 
 
-def _shown(source: Source) -> list[Section]:
-    """Return the sections of one source."""
+def _shown(source: Source, edge_px: int) -> list[Section]:
+    """Return the sections of one source, with crops of at most this size."""
     folder, content = source.path.parent, source.content
     match source.kind:
         case "card":
@@ -106,7 +112,7 @@ def _shown(source: Source) -> list[Section]:
         case "picking":
             sections = [picking_section(content)]
         case "scores":
-            sections = [score_section(name, scores) for name, scores in content.items()]
+            sections = [score_section(name, scores, edge_px) for name, scores in content.items()]
         case "run":
             sections = [run_section(source.path)]
         case _:

@@ -6,10 +6,17 @@ from typing import Any
 
 from clearice.report.figures import Line, line_figure
 from clearice.report.layout import METHODS, Drawing, Section, Table, number
-from clearice.report.pictures import crops
+from clearice.report.pictures import CROP_PX, crops
 
 
-def score_section(name: str, scores: dict[str, Any]) -> Section:
+def score_section(name: str, scores: dict[str, Any], edge_px: int = CROP_PX) -> Section:
+    """Show one set of scores.
+
+    Args:
+        name: Of the set; empty if it is the only one.
+        scores: From `evaluate.score`.
+        edge_px: Of its crops.
+    """
     count = len(set(scores["micrographs"]))
     both_ways = "each half against the other, " if len(scores["micrographs"]) > count else ""
     title = "Against the truth" if "truth" in scores else "Against independent data"
@@ -24,7 +31,9 @@ def score_section(name: str, scores: dict[str, Any]) -> Section:
     if "reference" in scores:
         section.tables += _reference_tables(scores)
     section.figures = _curve_figures(scores["curves"])
-    section.pictures, section.edge_angstrom = crops(scores["files"][0], scores["gaussian_sigma_px"])
+    section.pictures, section.edge_angstrom = crops(
+        scores["files"][0], scores["gaussian_sigma_px"], edge_px
+    )
     return section
 
 
@@ -136,7 +145,7 @@ def _curve_figures(curves: dict[str, Any]) -> list[Drawing]:
     return [
         Drawing(
             title,
-            line_figure(lines, frequency, label, resolution_axis=True, compact=True, **options),
+            line_figure(lines, frequency, label, resolution_axis=True, **options),
             terms,
         )
         for title, lines, label, options, terms in figures

@@ -85,7 +85,6 @@ def _curves(judged: Sequence[Subject]) -> list[Drawing]:
                 y_limits=limits,
                 resolution_axis=True,
                 level=level,
-                compact=True,
             )
             term = "correlation" if name == "correlation_with_truth" else name
             figures.append(Drawing(caption, svg, (term,)))

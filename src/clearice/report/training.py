@@ -46,12 +46,12 @@ def _loss_figures(records: list[dict[str, Any]]) -> list[Drawing]:
             at = [r["step"] for r in held_out]
             values = [r["validation"]["parts"][part] for r in held_out]
             lines.append(Line("validation", "denoised", at, values))
-        svg = line_figure(lines, "step", part, compact=True)
+        svg = line_figure(lines, "step", part)
         figures.append(Drawing(f"Loss: {part}. {_LOSS_LEVEL}", svg, ("loss",)))
     if any(r["validation"]["snr_db"] is not None for r in held_out):
         at = [r["step"] for r in held_out]
         snr = [r["validation"]["snr_db"] for r in held_out]
         lines = [Line("validation, half dose in", "denoised", at, snr)]
-        svg = line_figure(lines, "step", "SNR, dB", compact=True)
+        svg = line_figure(lines, "step", "SNR, dB")
         figures.append(Drawing("Estimated SNR on held-out halves", svg, ("snr",)))
     return figures

@@ -20,6 +20,8 @@ from clearice.report.sources import Subject
 
 # Rounding of the arithmetic, not a number.
 _NOTHING = 1e-9
+# Micrographs whose intervals are useful, as the how-to says.
+_ENOUGH = 8
 _ORDER: tuple[Light, ...] = ("red", "amber", "green", "none")
 _TITLES = {
     "correlation": "Correlation with the truth",
@@ -81,7 +83,8 @@ def _summary(judged: list[Lamp], card: CardDocument | None) -> tuple[Light, str]
         return "red", f"Do not rely on these results before this is mended: {names}.{tail}"
     if "amber" in lights:
         names = ", ".join(lamp.title for lamp in judged if lamp.light == "amber")
-        return "amber", f"Nothing is bad; look at: {names}.{tail}"
+        few = "" if card is None else _few(len(card.micrographs))
+        return "amber", f"Nothing is bad; look at: {names}.{few}{tail}"
     if missing:
         said = "Nothing speaks against this model" if judged else "Nothing is judged"
         return "amber", f"{said}, but not all was asked.{tail}"
@@ -89,6 +92,15 @@ def _summary(judged: list[Lamp], card: CardDocument | None) -> tuple[Light, str]
         "Nothing speaks against this model on these micrographs. That is evidence, not proof: look "
         "at the trust of single places, and extract particles from the raw micrographs."
     )
+
+
+def _few(micrographs: int) -> str:
+    """Say that intervals are wide because there are few micrographs."""
+    if micrographs >= _ENOUGH:
+        return ""
+    held = "One micrograph gives no intervals" if micrographs == 1 else ""
+    held = held or f"{micrographs} micrographs give wide intervals"
+    return f" {held}: with {_ENOUGH} or more, more can be said."
 
 
 def _from_card(entry: EntryLine, card: CardDocument) -> Lamp:
@@ -172,5 +184,7 @@ def span(interval: tuple[float | None, float | None] | None) -> str:
     """Return an interval in words; an end that nothing bounds is three dots."""
     if interval is None:
         return ""
+    if interval == (None, None):
+        return "unbounded"
     low, high = ("…" if end is None else short(end) for end in interval)
     return f"{low} to\N{NO-BREAK SPACE}{high}"
