@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from clearice import io
-from clearice.errors import OutputError
+from clearice.errors import ConfigError, OutputError
 from clearice.report import render
 from clearice.report.layout import Verdict
 from clearice.report.sources import gather, read_source
@@ -210,8 +210,12 @@ def test_another_file_is_not_overwritten(tmp_path: Path, everything: dict[str, P
     with pytest.raises(OutputError, match="would overwrite"):
         render([card], tmp_path / "card.html")
     assert not (tmp_path / "card.html").exists()
-    for _ in range(2):  # its own is
-        render([card], tmp_path / "report.html")
+    for name, model_card in (("report.json", None), ("a.html", "a.html"), ("a.html", "a.json")):
+        other = None if model_card is None else tmp_path / model_card
+        with pytest.raises(ConfigError, match="names of their own"):
+            render([card], tmp_path / name, model_card=other)
+    render([card], tmp_path / "report.html")
+    render([card], tmp_path / "report.html")  # its own
 
 
 def test_numbers_in_words() -> None:

@@ -42,7 +42,12 @@ def card_section(card: CardDocument) -> Section:
         f"From independently denoised halves of {count} micrograph{'s' if count > 1 else ''} that "
         f"the network was not trained on, without any truth: half of the dose, "
         f"{card.pixel_size_angstrom:g} Å/px, high-pass at 1/{card.highpass_angstrom:g} Å{end}. "
-        + ("Shades are 95 % intervals over micrographs." if count > 1 else ""),
+        + (
+            "Shades are 95 % intervals over micrographs; one over the whole height says that "
+            "nothing is known there."
+            if count > 1
+            else ""
+        ),
     )
     if count == 1:
         section.notes.append("One micrograph gives no intervals: nothing is proven by it.")

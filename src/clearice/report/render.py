@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clearice import __version__, io
-from clearice.errors import OutputError
+from clearice.errors import ConfigError, OutputError
 from clearice.report.layout import Section, fill_page
 from clearice.report.model_card import describe_subject, write_model_card
 from clearice.report.picking import picking_section
@@ -42,11 +42,17 @@ def render(
 
     Raises:
         InputFileError: A source is none of these, damaged, or about another model.
-        ConfigError: A model card is asked for without exactly one run.
+        ConfigError: A model card is asked for without exactly one run, or two files would have
+            one name.
         CheckpointError: A model card is asked for and the model cannot be loaded.
         OutputError: A file cannot be written, or would overwrite another.
     """
     machine = out.with_suffix(".json")
+    if machine == out or model_card in (out, machine):
+        raise ConfigError(
+            f"{out}: the page, its numbers ({machine.name}) and the model card need names of "
+            "their own; name the page .html and the card .md"
+        )
     _refuse_overwriting(machine)
     subjects = gather([read_source(source) for source in sources])
     facts = [describe_subject(subject, licence) for subject in subjects]

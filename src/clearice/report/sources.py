@@ -183,6 +183,9 @@ def gather(sources: Sequence[Source]) -> list[Subject]:
     for source in sources:
         if id(source) not in taken:
             _attach(source, subjects, loose)
+    places = {id(source): place for place, source in enumerate(sources)}
+    for subject in subjects:
+        subject.sources.sort(key=lambda source: places[id(source)])
     return [*subjects, loose] if loose.sources else subjects
 
 
