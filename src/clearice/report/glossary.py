@@ -212,8 +212,28 @@ TERMS: Final[dict[str, Term]] = {
     "loss": Term("Loss", "What training makes small; docs/losses.md has the formulas."),
 }
 
+# Of the lights.
+TITLES: Final = {
+    "correlation": "Correlation with the truth",
+    "snr_half_dose": "SNR at half of the dose",
+    "full_dose": "SNR of the mean of both halves",
+    "gain": "Gain over a low-pass",
+    "signal_transfer": "Signal kept",
+    "signal_removed": "Signal removed needlessly",
+    "residual_noise": "Noise left",
+    "bias": "Bias",
+    "error": "Error",
+    "removed_power": "Removed power",
+    "seams": "Seams between tiles",
+    "checkerboard": "Checkerboard",
+    "fixed_pattern": "Fixed pattern",
+    "naive_frc": "FRC of both denoised: no quality",
+    "invention": "Invention",
+    "picking": "Picking",
+}
+
 # Headings of columns and rows that lead to a definition.
-_NAMES: Final = {
+_NAMES: Final = {title: key for key, title in TITLES.items()} | {
     "SNR, dB": "snr",
     "PSNR, dB": "psnr",
     "SSIM": "ssim",
@@ -245,4 +265,6 @@ def term_of(heading: str) -> str | None:
     """Return the key of the definition that a heading leads to."""
     if heading.startswith("recall"):
         return "recall"
+    if heading.startswith(TITLES["picking"]):
+        return "picking"
     return _NAMES.get(heading)

@@ -29,7 +29,7 @@ class Table:
 
     Attributes:
         caption: What it shows.
-        columns: Headings; those that `glossary.COLUMNS` has lead to their definitions.
+        columns: Headings; those that `glossary.term_of` knows lead to their definitions.
         rows: Heading and cells of each.
         plain: No row stands out.
         folded: Shown when it is asked for.

@@ -15,6 +15,7 @@ from clearice.evaluate.documents import (
 )
 from clearice.evaluate.entries import invention_entry
 from clearice.evaluate.thresholds import LIMITS, Light
+from clearice.report.glossary import TITLES
 from clearice.report.layout import Lamp, Verdict
 from clearice.report.sources import Subject
 
@@ -23,24 +24,6 @@ _NOTHING = 1e-9
 # Micrographs whose intervals are useful, as the how-to says.
 _ENOUGH = 8
 _ORDER: tuple[Light, ...] = ("red", "amber", "green", "none")
-_TITLES = {
-    "correlation": "Correlation with the truth",
-    "snr_half_dose": "SNR at half of the dose",
-    "full_dose": "SNR of the mean of both halves",
-    "gain": "Gain over a low-pass",
-    "signal_transfer": "Signal kept",
-    "signal_removed": "Signal removed needlessly",
-    "residual_noise": "Noise left",
-    "bias": "Bias",
-    "error": "Error",
-    "removed_power": "Removed power",
-    "seams": "Seams between tiles",
-    "checkerboard": "Checkerboard",
-    "fixed_pattern": "Fixed pattern",
-    "naive_frc": "FRC of both denoised: no quality",
-    "invention": "Invention",
-    "picking": "Picking",
-}
 # Which limits of the card each line is judged by.
 _LIMITS_OF = {
     "correlation": "improvement",
@@ -108,7 +91,7 @@ def _from_card(entry: EntryLine, card: CardDocument) -> Lamp:
     limits = card.limits.get(key) if key else None
     return Lamp(
         name=entry.name,
-        title=_TITLES.get(entry.name, entry.name),
+        title=TITLES.get(entry.name, entry.name),
         light=entry.light,
         line=entry.line,
         value=_valued(entry.value, entry.unit),
@@ -136,7 +119,7 @@ def _in_words(name: str, limits: LimitsRow | None) -> str:
 
 def _invention(word: Word) -> Lamp:
     entry = invention_entry(word)
-    return Lamp("invention", _TITLES["invention"], entry.light, entry.line)
+    return Lamp("invention", TITLES["invention"], entry.light, entry.line)
 
 
 def _picking(document: PickingDocument) -> Lamp:
@@ -152,7 +135,7 @@ def _picking(document: PickingDocument) -> Lamp:
     diameter = f"{document.settings.diameter_angstrom:g} Å"
     return Lamp(
         name="picking",
-        title=f"{_TITLES['picking']}, particles of {diameter}",
+        title=f"{TITLES['picking']}, particles of {diameter}",
         light=light,
         line=f"{line}; average precision less that of {document.best_lowpass}",
         value=f"{found.difference:+.3f}".replace("-", "−"),
