@@ -12,15 +12,8 @@ from clearice import io
 from clearice.cli import run
 from clearice.errors import InputFileError
 from clearice.evaluate import card
-from clearice.evaluate.documents import (
-    KINDS,
-    CardDocument,
-    HallucinationDocument,
-    kind_of,
-    made_by,
-    parse,
-    read_document,
-)
+from clearice.evaluate.documents import CardDocument, HallucinationDocument
+from clearice.evaluate.reading import kind_of, made_by, parse, read_document
 from half_files import write_halves
 from report_files import (
     about,
@@ -31,6 +24,8 @@ from report_files import (
     write_picking,
     write_trust,
 )
+
+WRITTEN = ("card", "trust", "hallucination", "picking")
 
 
 def _values(folder: Path, kind: str) -> dict[str, Any]:
@@ -44,7 +39,7 @@ def _values(folder: Path, kind: str) -> dict[str, Any]:
     return values
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", WRITTEN)
 def test_what_is_written_is_read_back(tmp_path: Path, kind: str) -> None:
     values = _values(tmp_path, kind)
     assert kind_of(values) == kind
@@ -56,7 +51,7 @@ def test_what_is_written_is_read_back(tmp_path: Path, kind: str) -> None:
         assert kind_of(values) == kind
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", WRITTEN)
 def test_a_missing_or_wrong_value_is_named_in_one_line(tmp_path: Path, kind: str) -> None:
     values = _values(tmp_path, kind)
     for broken in (
@@ -83,6 +78,25 @@ def test_numbers_must_be_finite(tmp_path: Path) -> None:
     (tmp_path / "card.json").write_text(json.dumps(values))
     with pytest.raises(InputFileError, match="pixel_size_angstrom"):
         read_document(tmp_path / "card.json", CardDocument)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "match"),
+    [
+        ("card", {"bands": []}, "bands"),
+        ("card", {"micrographs": []}, "micrographs"),
+        ("card", {"pixel_size_angstrom": 0}, "pixel_size_angstrom"),
+        ("trust", {"micrographs": []}, "micrographs"),
+        ("picking", {"best_lowpass": "low-pass 7 Å"}, "methods lacks low-pass 7 Å"),
+        ("picking", {"denoised_minus": {}}, "denoised_minus lacks best_lowpass"),
+    ],
+)
+def test_what_a_page_cannot_be_made_of(
+    tmp_path: Path, kind: str, change: dict[str, Any], match: str
+) -> None:
+    values = {**_values(tmp_path, kind), **change}
+    with pytest.raises(InputFileError, match=match):
+        parse(tmp_path / "x.json", kind, values)
 
 
 def test_another_kind_is_refused(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 from clearice import checkpoint, io
 from clearice.cli import run
 from clearice.data import MANIFEST_NAME
-from clearice.evaluate.documents import HallucinationDocument, read_document
+from clearice.evaluate.documents import HallucinationDocument
+from clearice.evaluate.reading import read_document
 from clearice.workflows import hallucinate
 from helpers import write_dataset, write_model
 

@@ -18,7 +18,7 @@ from clearice.evaluate import estimates
 from clearice.evaluate.artefacts import Artefacts, stack_artefacts
 from clearice.evaluate.bootstrap import Estimate, Resampled
 from clearice.evaluate.cases import Case, load, match_cases
-from clearice.evaluate.documents import HallucinationDocument, Word, made_by, read_document
+from clearice.evaluate.documents import HallucinationDocument, Word
 from clearice.evaluate.entries import (
     Entry,
     artefact_entries,
@@ -30,6 +30,7 @@ from clearice.evaluate.entries import (
 )
 from clearice.evaluate.half_sums import HalfSums, measure, stack_sums
 from clearice.evaluate.pattern import Pattern, Shared, find_pattern
+from clearice.evaluate.reading import made_by, read_document
 from clearice.evaluate.slots import (
     FAST,
     HIGHPASS_ANGSTROM,
@@ -300,7 +301,7 @@ def make_card(
         },
         "limits": {name: vars(limits) for name, limits in LIMITS.items()},
     }
-    return Card(tuple(entries), _without_nan(values), measurements.failures)
+    return Card(tuple(entries), without_nan(values), measurements.failures)
 
 
 def _bands(measurements: Measurements, by_slot: dict[str, list[Estimate]]) -> list[dict[str, Any]]:
@@ -322,13 +323,13 @@ def _bands(measurements: Measurements, by_slot: dict[str, list[Estimate]]) -> li
     return bands
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """Replace what JSON cannot hold by None."""
     match value:
         case dict():
-            return {key: _without_nan(item) for key, item in value.items()}
+            return {key: without_nan(item) for key, item in value.items()}
         case list():
-            return [_without_nan(item) for item in value]
+            return [without_nan(item) for item in value]
         case float():
             return value if abs(value) < float("inf") else None
         case _:

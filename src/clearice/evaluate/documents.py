@@ -1,17 +1,16 @@
-"""The files that evaluations leave behind, read back: of a known kind and whole, or refused."""
+"""What the files hold that evaluations leave behind."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from clearice.errors import InputFileError
 from clearice.evaluate.thresholds import Light
 
-RECORDS_NAME: Final = "denoise.json"
+Positive = Annotated[float, Field(gt=0)]
+# Of which there must be one at least.
+Names = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 class Part(BaseModel):
@@ -53,8 +52,8 @@ class EntryLine(Number):
 class BandRow(Part):
     """What the card says of one band."""
 
-    from_angstrom: float | None
-    to_angstrom: float
+    from_angstrom: Positive | None
+    to_angstrom: Positive
     independent_pixels: float
     gain_above_1: bool
     correlation_with_truth: Number
@@ -107,12 +106,12 @@ class CardDocument(Document):
     """`clearice evaluate card`."""
 
     kind: Literal["card"]
-    micrographs: tuple[str, ...]
-    pixel_size_angstrom: float
-    highpass_angstrom: float
+    micrographs: Names
+    pixel_size_angstrom: Positive
+    highpass_angstrom: Positive
     judged_to_angstrom: float | None
     entries: tuple[EntryLine, ...]
-    bands: tuple[BandRow, ...]
+    bands: Annotated[tuple[BandRow, ...], Field(min_length=1)]
     pattern: PatternRows
     limits: dict[str, LimitsRow]
     hallucination: Word | None = None
@@ -126,7 +125,7 @@ class TrustRow(Part):
     share_above_half: float
     share_below_tenth: float
     shape: tuple[int, int] | None = None
-    pixel_size_angstrom: float | None = None
+    pixel_size_angstrom: Positive | None = None
 
 
 class TrustDocument(Document):
@@ -137,7 +136,7 @@ class TrustDocument(Document):
     window_fwhm_angstrom: float
     lowpass_angstrom: float
     highpass_angstrom: float
-    micrographs: tuple[TrustRow, ...]
+    micrographs: Annotated[tuple[TrustRow, ...], Field(min_length=1)]
     failures: tuple[str, ...]
 
 
@@ -184,6 +183,12 @@ class CurveRow(Part):
     recall: tuple[float, ...]
     precision: tuple[float, ...]
 
+    @model_validator(mode="after")
+    def _same_length(self) -> Self:
+        if len(self.recall) != len(self.precision):
+            raise ValueError("recall and precision differ in length")
+        return self
+
 
 class PickingRow(Part):
     """What one version of the micrographs gave."""
@@ -206,122 +211,61 @@ class DifferenceRow(Part):
 class PickingDocument(Document):
     """`clearice evaluate picking`."""
 
-    micrographs: tuple[str, ...]
-    pixel_size_angstrom: float
+    micrographs: Names
+    pixel_size_angstrom: Positive
     settings: PickingRules
     particles: int
     best_lowpass: str
     methods: dict[str, PickingRow]
     denoised_minus: dict[str, DifferenceRow]
 
-
-KINDS: Final[dict[str, type[Document]]] = {
-    "card": CardDocument,
-    "trust": TrustDocument,
-    "hallucination": HallucinationDocument,
-    "picking": PickingDocument,
-}
-COMMANDS: Final = {
-    "card": "clearice evaluate card",
-    "trust": "clearice trust",
-    "hallucination": "clearice hallucinate",
-    "picking": "clearice evaluate picking",
-}
-# Files of the first versions do not say their kind.
-_SIGNS: Final = {
-    "trust": {"window_fwhm_angstrom", "method"},
-    "hallucination": {"passed", "from_nothing"},
-    "picking": {"methods", "denoised_minus"},
-}
-AnyDocument = TypeVar("AnyDocument", bound=Document)
+    @model_validator(mode="after")
+    def _has_what_is_compared(self) -> Self:
+        missing = {"raw", "denoised", self.best_lowpass} - self.methods.keys()
+        if missing:
+            raise ValueError(f"methods lacks {', '.join(sorted(missing))}")
+        if "best_lowpass" not in self.denoised_minus:
+            raise ValueError("denoised_minus lacks best_lowpass")
+        return self
 
 
-def read_json(path: Path, remedy: str) -> Any:
-    """Read a JSON file.
-
-    Args:
-        path: The file.
-        remedy: What to give in its place, for the message.
-
-    Raises:
-        InputFileError: It is missing, unreadable or no JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputFileError(path, "does not exist", remedy) from None
-    except OSError as error:
-        raise InputFileError(path, f"cannot be read ({error.strerror})", remedy) from None
-    except (ValueError, RecursionError):
-        raise InputFileError(path, "is not valid JSON", remedy) from None
+Values = dict[str, float | None]
 
 
-def kind_of(values: Any) -> str | None:
-    """Return what kind of file values are from: what they say, or else what they hold."""
-    if not isinstance(values, dict):
-        return None
-    kind = values.get("kind")
-    if isinstance(kind, str):
-        return kind
-    return next((name for name, signs in _SIGNS.items() if signs <= values.keys()), None)
+class TruthScores(Part):
+    """Scores against the truth, of each method."""
+
+    snr_db: Values
+    psnr_db: Values
+    ssim: Values
 
 
-def parse(path: Path, kind: str, values: Any) -> Document:
-    """Check the values of a file.
+class ReferenceScores(Part):
+    """Scores against independent data, of each method."""
 
-    Args:
-        path: The file, for messages.
-        kind: A key of `KINDS`.
-        values: What the file holds.
-
-    Raises:
-        InputFileError: Something is missing or of another type.
-    """
-    try:
-        return KINDS[kind].model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise InputFileError(
-            path,
-            f"is no whole {kind} file of this version ({where}: {first['msg']})",
-            f"make it again with '{COMMANDS[kind]}'",
-        ) from None
+    band_correlation: Annotated[dict[str, Values], Field(min_length=1)]
+    half_correlation: float | None
+    correlation_with_truth: Values | None = None
+    residual_noise: float | None = None
+    bias: float | None = None
 
 
-def read_document(path: Path, wanted: type[AnyDocument]) -> AnyDocument:
-    """Read a file that must be of one kind.
+class ScoresDocument(Document):
+    """`clearice evaluate`."""
 
-    Raises:
-        InputFileError: It is missing, damaged or of another kind.
-    """
-    kind = next(name for name, document in KINDS.items() if document is wanted)
-    remedy = f"give what '{COMMANDS[kind]}' wrote"
-    values = read_json(path, remedy)
-    if kind_of(values) != kind:
-        raise InputFileError(path, f"is no {kind} file", remedy)
-    document = parse(path, kind, values)
-    assert isinstance(document, wanted)
-    return document
+    micrographs: Names
+    pixel_size_angstrom: Positive
+    highpass_angstrom: Positive
+    gaussian_sigma_px: float | None
+    wiener: str
+    files: Annotated[tuple[dict[str, str | None], ...], Field(min_length=1)]
+    curves: dict[str, tuple[float | None, ...]]
+    truth: TruthScores | None = None
+    reference: ReferenceScores | None = None
 
-
-def made_by(folder: Path) -> dict[str, str | None]:
-    """Return `model` and `model_sha256` of results, as the records beside them say.
-
-    Args:
-        folder: That `clearice denoise` wrote, or one of the parts (`denoised_even` ...) in it.
-
-    Raises:
-        InputFileError: The records are damaged.
-    """
-    path = folder / RECORDS_NAME
-    if not path.is_file() and folder.name.startswith("denoised"):
-        path = folder.parent / RECORDS_NAME
-    if not path.is_file():
-        return {"model": None, "model_sha256": None}
-    remedy = "delete it, or denoise again"
-    values = read_json(path, remedy)
-    settings = values.get("settings") if isinstance(values, dict) else None
-    if not isinstance(settings, dict):
-        raise InputFileError(path, "is damaged", remedy)
-    return {name: settings.get(name) for name in ("model", "model_sha256")}
+    @model_validator(mode="after")
+    def _curves_fit(self) -> Self:
+        lengths = {len(curve) for curve in self.curves.values()}
+        if len(lengths) != 1 or not self.curves.get("frequency_per_angstrom"):
+            raise ValueError("curves lacks frequency_per_angstrom, or they differ in length")
+        return self

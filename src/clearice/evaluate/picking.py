@@ -18,8 +18,8 @@ from clearice.evaluate.accumulate import case_sums
 from clearice.evaluate.baselines import wiener_response
 from clearice.evaluate.cases import Case, Images, load
 from clearice.evaluate.detection import Curve, Matches, Ranking, curve, draw_images, match, rank
-from clearice.evaluate.documents import made_by
 from clearice.evaluate.picker import DogFilter, PickerSettings, find_peaks, inside
+from clearice.evaluate.reading import made_by
 from clearice.evaluate.score import Scores
 from clearice.fourier import gaussian_transfer
 from clearice.seeds import derive_seed

@@ -22,7 +22,7 @@ from clearice.evaluate.accumulate import (
 )
 from clearice.evaluate.baselines import best_gaussian, wiener_response
 from clearice.evaluate.cases import Case, Images, load
-from clearice.evaluate.documents import made_by
+from clearice.evaluate.reading import made_by
 from clearice.fourier import RingSums, apply_ring_gain, gaussian_transfer, highpass_transfer
 
 HIGHPASS_ANGSTROM = 400.0

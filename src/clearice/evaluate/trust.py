@@ -17,7 +17,6 @@ from torch import Tensor
 from clearice import __version__, io
 from clearice.errors import InputFileError, OutputError
 from clearice.evaluate.cases import Case, load, match_halves
-from clearice.evaluate.documents import made_by
 from clearice.evaluate.evidence import (
     Evidence,
     Halves,
@@ -38,6 +37,7 @@ from clearice.evaluate.local import (
     interpolated,
 )
 from clearice.evaluate.overlay import overlay
+from clearice.evaluate.reading import made_by
 from clearice.types import Micrograph
 
 JSON_NAME: Final = "trust.json"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from clearice import __version__, io
 from clearice.errors import ConfigError, OutputError
+from clearice.evaluate.card import without_nan
 from clearice.report.layout import Section, fill_page
 from clearice.report.model_card import describe_subject, write_model_card
 from clearice.report.picking import picking_section
@@ -68,7 +69,7 @@ def render(
     if model_card is not None:
         write_model_card(facts, model_card)
     fill_page("report.html.jinja", out, title=title, sections=sections, machine=machine.name)
-    io.write_json(machine, told)
+    io.write_json(machine, without_nan(told))
     return out
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from clearice import checkpoint
 from clearice.data import MANIFEST_NAME, Dataset, open_dataset
 from clearice.errors import CheckpointError, InputFileError
-from clearice.evaluate import documents
+from clearice.evaluate import reading
 from clearice.evaluate.documents import (
     CardDocument,
     HallucinationDocument,
@@ -21,6 +21,8 @@ from clearice.evaluate.documents import (
 from clearice.train import CONFIG_NAME, METRICS_NAME
 
 _REMEDY = "give a run's folder, or what 'clearice evaluate', 'trust' or 'hallucinate' wrote"
+# What lights are made of.
+JUDGED = ("card", "trust", "hallucination", "picking")
 # What a folder of results is known by.
 _IN_FOLDERS = ("trust.json", "hallucination.json")
 
@@ -33,7 +35,7 @@ class Source:
 
     Attributes:
         path: The file, or the folder of a run or data set.
-        kind: `run`, `dataset`, `scores`, or a key of `documents.KINDS`.
+        kind: `run`, `dataset`, `scores`, or one of `JUDGED`.
         content: A document, scores by their names, or a data set; None for a run.
         model_sha256: Of the model that it is about; None if nothing says.
     """
@@ -89,7 +91,7 @@ class Subject:
     @property
     def is_judged(self) -> bool:
         """Whether there is anything that lights are made of."""
-        return any(self.of(kind) for kind in documents.KINDS)
+        return any(self.of(kind) for kind in JUDGED)
 
 
 def read_source(path: Path) -> Source:
@@ -100,12 +102,14 @@ def read_source(path: Path) -> Source:
     """
     if path.is_dir():
         return _folder(path)
-    values = documents.read_json(path, _REMEDY)
-    kind = documents.kind_of(values)
-    if kind in documents.KINDS:
-        document = documents.parse(path, kind, values)
+    values = reading.read_json(path, _REMEDY)
+    kind = reading.kind_of(values)
+    if kind in JUDGED:
+        document = reading.parse(path, kind, values)
         return Source(path, kind, document, document.model_sha256)
     sets = _score_sets(values)
+    for scores in sets.values():
+        reading.parse(path, "scores", scores)
     if sets:
         checksums = {scores.get("model_sha256") for scores in sets.values()}
         return Source(path, "scores", sets, checksums.pop() if len(checksums) == 1 else None)

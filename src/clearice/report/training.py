@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from clearice.config import read_settings
+from clearice.errors import InputFileError
 from clearice.report.figures import Line, line_figure
 from clearice.report.layout import Drawing, Section
 from clearice.train import CONFIG_NAME, METRICS_NAME, read_metrics
@@ -14,16 +15,23 @@ _BLIND = (
     "Target: masked. Trained without halves, by blind spots (Noise2Void): it learnt less than "
     "Noise2Noise would, and nothing measured here proves what it shows."
 )
+_KEYS = {"step", "seconds", "patches_per_second", "parts", "validation"}
 # Without this the gap between the two curves looks like a fault.
 _LOSS_LEVEL = "Its level is the noise of the targets, which may hold fewer frames in training."
 
 
 def run_section(run: Path) -> Section:
-    """Show how a network was trained, from a run's folder."""
+    """Show how a network was trained, from a run's folder.
+
+    Raises:
+        InputFileError: Its records are damaged.
+    """
     config = run / CONFIG_NAME
     records = read_metrics(run / METRICS_NAME)
     section = Section("Training", code=config.read_text(encoding="utf-8"))
     blind = read_settings(config, {}).get("target") == "masked"
+    if any(not isinstance(one, dict) or not one.keys() >= _KEYS for one in records):
+        raise InputFileError(run / METRICS_NAME, "is damaged", "leave the run out, or train again")
     if records:
         last = records[-1]
         section.text = (
