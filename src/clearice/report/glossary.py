@@ -169,7 +169,7 @@ TERMS: Final[dict[str, Term]] = {
     ),
     "average_precision": Term(
         "Average precision",
-        "Σ (R_n − R_{n−1}) P_n over all picks, ranked, without interpolation; R recall, P "
+        "Σ (Rₙ − Rₙ₋₁) Pₙ over all picks, ranked, without interpolation; R recall, P "
         "precision. 1 is perfect.",
     ),
     "recall": Term("Recall", "Share of the known particles that are found, at this precision."),
