@@ -5,6 +5,7 @@ One file, because only a single rename is atomic. It holds tensors and text, nev
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -167,6 +168,19 @@ def resolve(model: Path) -> Path:
     if not path.is_file():
         raise CheckpointError(f"{path}: does not exist; train first, or check --model")
     return path
+
+
+def checksum(model: Path) -> str:
+    """Return the SHA-256 of a model's file, by which results say what made them.
+
+    Args:
+        model: A run's folder or a model file.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    with resolve(model).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_model(model: Path) -> tuple[nn.Module, ModelInfo]:

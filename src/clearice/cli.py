@@ -43,7 +43,7 @@ Preset = Literal["fast", "balanced", "best", "8gb"]  # as config.Preset, which t
 def demo(
     *, out: Out = Path("clearice-demo"), device: Device = "auto", steps: int | None = None
 ) -> None:
-    """Simulate, prepare, train, denoise, evaluate and report, with nothing to download.
+    """Simulate, prepare, train, denoise, evaluate, prove and report, with nothing to download.
 
     Example: clearice demo --out demo
 
@@ -968,14 +968,23 @@ def _span(interval: list[float] | None) -> str:
 
 
 @evaluate_app.command
-def card(results: Path, /, *, out: Out, tile: int | None = None, seed: int = 0) -> None:
+def card(
+    results: Path,
+    /,
+    *,
+    out: Out,
+    hallucination: Path | None = None,
+    tile: int | None = None,
+    seed: int = 0,
+) -> None:
     """Judge a model without truth, by halves of micrographs that it was not trained on.
 
-    Example: clearice evaluate card check --out card.json
+    Example: clearice evaluate card check --hallucination hallucination.json --out card.json
 
     Args:
         results: Folder that `clearice denoise DATASET --halves` wrote.
         out: JSON file.
+        hallucination: What `clearice hallucinate` wrote about the same model: its word is added.
         tile: Edge of the tiles that were denoised, px, to look for seams.
         seed: Of the resampling of micrographs that gives the intervals.
     """
@@ -985,7 +994,9 @@ def card(results: Path, /, *, out: Out, tile: int | None = None, seed: int = 0) 
 
     io.ensure_folder(out.parent)
     with progress_bar("evaluate") as update:
-        result = room.card(results, tile=tile, seed=seed, progress=update)
+        result = room.card(
+            results, tile=tile, seed=seed, hallucination=hallucination, progress=update
+        )
     io.write_json(out, result.values)
     print(room.format_card(result.entries))
     print(f"card: {out}")
@@ -1130,20 +1141,29 @@ def hallucinate(
 
 
 @app.command
-def report(*sources: Path, out: Out = Path("report.html")) -> None:
-    """Write one self-contained HTML page about runs and scores.
+def report(
+    *sources: Path,
+    out: Out = Path("report.html"),
+    model_card: Path | None = None,
+    licence: Annotated[str, Parameter(name=["--licence", "--license"])] = "not stated",
+) -> None:
+    """Write one self-contained HTML page about runs and what was measured of them.
 
-    Example: clearice report run scores.json --out report.html
+    Example: clearice report run scores.json card.json trust hallucination --out report.html
 
     Args:
-        sources: Folders of training runs, and score files.
-        out: HTML file.
+        sources: Folders of training runs, of data sets, of `trust` and `hallucinate`; JSON files
+            of `evaluate`, `evaluate card` and `evaluate picking`.
+        out: HTML file; the numbers are written beside it as JSON.
+        model_card: Also write a model card (Markdown) to this file; needs the run's folder.
+        licence: Of the model, in your words, for the model card.
     """
     from clearice import report as room
 
     if not sources:
         raise ConfigError("give at least one run's folder or scores.json")
-    print(f"report: {room.render(sources, out)}")
+    page = room.render(sources, out, model_card=model_card, licence=licence)
+    print(f"report: {page}" + (f", model card: {model_card}" if model_card else ""))
 
 
 @app.command

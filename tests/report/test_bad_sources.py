@@ -42,6 +42,43 @@ def test_json_of_another_kind(tmp_path: Path, content: dict[str, Any]) -> None:
     _refused(path)
 
 
+def test_scores_that_lack_a_part(tmp_path: Path, generator: torch.Generator) -> None:
+    for folder in ("denoised", "raw", "truth"):
+        write_image(tmp_path / folder / "a.mrc", torch.randn(40, 40, generator=generator))
+    paths = (tmp_path / "denoised", tmp_path / "raw")
+    values = score(match_cases(*paths, truth=tmp_path / "truth")).values
+    path = tmp_path / "scores.json"
+    changes: dict[str, dict[str, Any]] = {
+        "psnr_db": {"truth": {"snr_db": {}, "ssim": {}}},
+        "frequency_per_angstrom": {"curves": {}},
+        "files": {"files": []},
+        "wiener": {"wiener": None},
+    }
+    for name, change in changes.items():
+        path.write_text(json.dumps({**values, **change}))
+        assert name in _refused(path)
+
+
+def test_a_loss_that_is_no_number_is_null_in_the_numbers(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.yaml").write_text("network: cnn3\n")
+    record = '{"step": 1, "seconds": 1.0, "patches_per_second": 2.0, "validation": null, '
+    (folder / "metrics.jsonl").write_text(record + '"parts": {"mse": NaN}}\n')
+    render([folder], tmp_path / "report.html")
+    told = json.loads((tmp_path / "report.json").read_text())
+    assert told["models"][0]["training"]["last"]["parts"] == {"mse": None}
+
+
+def test_damaged_records_of_a_run(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.yaml").write_text("network: cnn3\n")
+    (folder / "metrics.jsonl").write_text('{"step": 3}\n')
+    with pytest.raises(InputFileError, match=r"metrics\.jsonl: is damaged"):
+        render([folder], tmp_path / "report.html")
+
+
 def test_a_missing_file(tmp_path: Path) -> None:
     assert "does not exist" in _refused(tmp_path / "scores.json")
 

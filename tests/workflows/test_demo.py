@@ -15,6 +15,7 @@ from clearice.checkpoint import load_model
 from clearice.config import PrepareConfig, SimulateConfig, TrainConfig
 from clearice.data import Split, open_dataset
 from clearice.errors import OutputError
+from clearice.workflows import hallucinate
 from clearice.workflows.demo import DemoPlan, run
 from helpers import CPU, train_config
 
@@ -63,7 +64,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished demo."""
     folder = tmp_path_factory.mktemp("demo")
     said: list[str] = []
-    scores = run(folder / "out", CPU, _bar, said.append, _plan(folder / "blob.pdb"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hallucinate, "_SIZE", 96)
+        scores = run(folder / "out", CPU, _bar, said.append, _plan(folder / "blob.pdb"))
     assert json.loads((folder / "out" / "scores.json").read_text()) == scores
     return folder / "out"
 
@@ -99,6 +102,10 @@ def test_data_model_results_and_report_are_there(demo: Path) -> None:
     page = (demo / "report.html").read_text(encoding="utf-8")
     assert "clearice demo" in page
     assert "network: cnn3" in page
+    for part in ("Verdict", "Report card", "Trust", "Invention"):
+        assert f"<h2>{part}" in page
+    assert '"invention"' in (demo / "card.json").read_text()
+    assert 'network: "cnn3"' in (demo / "MODEL.md").read_text(encoding="utf-8")
     assert not list(demo.rglob("*.partial"))
 
 

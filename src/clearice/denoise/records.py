@@ -69,12 +69,9 @@ def describe_run(recipe: Recipe) -> dict[str, Any]:
     Raises:
         CheckpointError: There is no model.
     """
-    path = checkpoint.resolve(recipe.model)
-    with path.open("rb") as file:
-        checksum = hashlib.file_digest(file, "sha256").hexdigest()
     return {
-        "model": str(path),
-        "model_sha256": checksum,
+        "model": str(checkpoint.resolve(recipe.model)),
+        "model_sha256": checkpoint.checksum(recipe.model),
         "precision": recipe.precision,
         "restore_amplitude": recipe.restore_amplitude,
         "tta": recipe.tta,

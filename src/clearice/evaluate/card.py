@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,11 @@ from clearice.evaluate import estimates
 from clearice.evaluate.artefacts import Artefacts, stack_artefacts
 from clearice.evaluate.bootstrap import Estimate, Resampled
 from clearice.evaluate.cases import Case, load, match_cases
+from clearice.evaluate.documents import HallucinationDocument, Word
 from clearice.evaluate.entries import (
     Entry,
     artefact_entries,
+    invention_entry,
     naive_entry,
     pattern_entry,
     sum_entries,
@@ -28,6 +30,7 @@ from clearice.evaluate.entries import (
 )
 from clearice.evaluate.half_sums import HalfSums, measure, stack_sums
 from clearice.evaluate.pattern import Pattern, Shared, find_pattern
+from clearice.evaluate.reading import made_by, read_document
 from clearice.evaluate.slots import (
     FAST,
     HIGHPASS_ANGSTROM,
@@ -90,6 +93,7 @@ def card(
     *,
     tile: int | None = None,
     seed: int = 0,
+    hallucination: Path | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Card:
     """Judge a model by the halves of micrographs that it was not trained on.
@@ -98,16 +102,35 @@ def card(
         results: What `clearice denoise DATASET --halves` wrote.
         tile: Edge of the tiles that were denoised, px, to look for seams.
         seed: Of the resampling.
+        hallucination: What `clearice hallucinate` wrote about the same model, to be repeated.
         progress: Called with (micrographs done, micrographs in all).
 
     Raises:
         ConfigError: `tile` is not positive.
-        InputFileError: There are no halves, or no micrograph can be used.
+        InputFileError: There are no halves, no micrograph can be used, or `hallucination` is of
+            another kind or about another model.
         PairingError: A half has no partner.
     """
     if tile is not None and tile < 1:
         raise ConfigError(f"--tile {tile}: must be at least 1 px")
-    return make_card(measure_all(find_halves(results), tile=tile, progress=progress), seed)
+    cases = find_halves(results)
+    model = made_by(results)
+    word = None if hallucination is None else _word_about(hallucination, results, model)
+    measurements = measure_all(cases, tile=tile, progress=progress)
+    return make_card(measurements, seed, model=model, word=word)
+
+
+def _word_about(path: Path, results: Path, model: Mapping[str, str | None]) -> Word:
+    """Read what the test for invention says of the model that made some results."""
+    document = read_document(path, HallucinationDocument)
+    checksums = (document.model_sha256, model["model_sha256"])
+    if None not in checksums and checksums[0] != checksums[1]:
+        raise InputFileError(
+            path,
+            f"is about another model ({document.model}) than {results} ({model['model']})",
+            "run 'clearice hallucinate' on that one",
+        )
+    return document.word()
 
 
 def find_halves(results: Path, method: str = "denoised", truth: Path | None = None) -> list[Case]:
@@ -222,8 +245,21 @@ def estimate_slots(
     return [sums.estimate(f, 1.0 if f in correlations else math.inf) for f in functions]
 
 
-def make_card(measurements: Measurements, seed: int = 0) -> Card:
-    """Turn measurements into a card."""
+def make_card(
+    measurements: Measurements,
+    seed: int = 0,
+    *,
+    model: Mapping[str, str | None] | None = None,
+    word: Word | None = None,
+) -> Card:
+    """Turn measurements into a card.
+
+    Args:
+        measurements: Of all micrographs.
+        seed: Of the resampling.
+        model: Which model they are about, if it is known.
+        word: Of the test for invention.
+    """
     names = list(estimates.BY_BAND)
     sums = Resampled.of(measurements.sums, len(measurements.names), seed)
     artefacts = Resampled.of(measurements.artefacts, len(measurements.names), seed)
@@ -236,6 +272,7 @@ def make_card(measurements: Measurements, seed: int = 0) -> Card:
     if measurements.judged_to_angstrom:
         scope += f", to {measurements.judged_to_angstrom:.3g} Å (finer signal drowns in the noise)"
     entries = [
+        *([] if word is None else [invention_entry(word)]),
         *sum_entries(sums, by_slot, measurements.pattern, scope),
         whiteness_entry(by_slot, measurements.pixel_size_angstrom),
         *artefact_entries(artefacts),
@@ -246,12 +283,14 @@ def make_card(measurements: Measurements, seed: int = 0) -> Card:
     values: dict[str, Any] = {
         "kind": "card",
         "clearice_version": __version__,
+        **(model or {}),
         "micrographs": list(measurements.names),
         "pixel_size_angstrom": measurements.pixel_size_angstrom,
         "highpass_angstrom": HIGHPASS_ANGSTROM,
         "judged_to_angstrom": measurements.judged_to_angstrom or None,
         "dose": "half; see the entry full_dose",
         "noise_ratio_of_the_halves": ratio,
+        "hallucination": None if word is None else word.model_dump(mode="json"),
         "entries": [entry.as_json() for entry in entries],
         "total": {name: by_slot[name][TOTAL].as_json() for name in names},
         "bands": _bands(measurements, by_slot),
@@ -262,7 +301,7 @@ def make_card(measurements: Measurements, seed: int = 0) -> Card:
         },
         "limits": {name: vars(limits) for name, limits in LIMITS.items()},
     }
-    return Card(tuple(entries), _without_nan(values), measurements.failures)
+    return Card(tuple(entries), without_nan(values), measurements.failures)
 
 
 def _bands(measurements: Measurements, by_slot: dict[str, list[Estimate]]) -> list[dict[str, Any]]:
@@ -284,13 +323,13 @@ def _bands(measurements: Measurements, by_slot: dict[str, list[Estimate]]) -> li
     return bands
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """Replace what JSON cannot hold by None."""
     match value:
         case dict():
-            return {key: _without_nan(item) for key, item in value.items()}
+            return {key: without_nan(item) for key, item in value.items()}
         case list():
-            return [_without_nan(item) for item in value]
+            return [without_nan(item) for item in value]
         case float():
             return value if abs(value) < float("inf") else None
         case _:

@@ -9,6 +9,7 @@ from typing import Any
 from clearice.evaluate import estimates
 from clearice.evaluate.artefacts import Artefacts, checkerboard_amplitude, seam_amplitude
 from clearice.evaluate.bootstrap import Estimate, Resampled
+from clearice.evaluate.documents import Word
 from clearice.evaluate.half_sums import HalfSums
 from clearice.evaluate.pattern import SIGMAS, Pattern
 from clearice.evaluate.slots import HIGHPASS_ANGSTROM, N_BANDS, TOTAL, band_edges
@@ -60,7 +61,8 @@ def _number(value: float) -> str:
 def _numbers(entry: Entry) -> tuple[str, str]:
     e = entry.estimate
     unit = f" {entry.unit}" if entry.unit == "dB" else ""
-    interval = "" if math.isnan(e.low) else f"{_number(e.low)} to {_number(e.high)}"
+    known = math.isfinite(e.value) and not math.isnan(e.low)
+    interval = "" if not known else f"{_number(e.low)} to {_number(e.high)}"
     return _number(e.value) + unit, interval
 
 
@@ -237,3 +239,15 @@ def naive_entry(by_slot: Slots) -> Entry:
         "none",
         "agreement of the denoised halves: counts inventions as signal, so it is no quality",
     )
+
+
+def invention_entry(word: Word) -> Entry:
+    """Write what the test for invention says; its limits are in `invented.failures`."""
+    nothing = Estimate(math.nan, math.nan, math.nan, math.nan)
+    if word.passed:
+        line = "passed: of noise and empty ice the model makes no particles; that is no proof"
+        return Entry("invention", nothing, "", "green", line)
+    more = len(word.failures) - 1
+    line = f"FAILED: the model invents structure: {word.failures[0]}"
+    line += f" (and {more} more)" if more else ""
+    return Entry("invention", nothing, "", "red", line)

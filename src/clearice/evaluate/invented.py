@@ -143,16 +143,16 @@ def blob_heights(image: Image, pixel_size_angstrom: float) -> Float[Tensor, "blo
     return response[(response == around) & (response > 0)]
 
 
-def from_nothing(outputs: Sequence[Image], yardstick: Yardstick) -> dict[str, float]:
+def from_nothing(outputs: Sequence[Image], yardstick: Yardstick) -> dict[str, Any]:
     """Measure what a model made of independent inputs without structure.
 
     Args:
-        outputs: At least two.
+        outputs: One or more; one has no `correlation`.
         yardstick: Of the same model.
 
     Returns:
         `power`: over that of results on real micrographs. `blobs`: those as strong as particles,
-        over those in real results. `correlation`: the largest between independent inputs.
+        over those in real results. `correlation`: the largest between independent inputs, or None.
         `excess_kurtosis`, 0 of a Gaussian field; `highest`: the largest |z|, and
         `highest_of_gaussian` that of Gaussian fields of the same spectrum.
     """
@@ -169,7 +169,7 @@ def from_nothing(outputs: Sequence[Image], yardstick: Yardstick) -> dict[str, fl
     return {
         "power": power / max(yardstick.power, _TINY),
         "blobs": blobs / max(yardstick.blobs, _TINY),
-        "correlation": max(pairs, key=abs),
+        "correlation": max(pairs, key=abs, default=None),
         "excess_kurtosis": float(z.pow(4).mean()) - 3,
         "highest": float(z.abs().max()),
         "highest_of_gaussian": max(peaks),
@@ -216,6 +216,11 @@ def moves_along(model: Model, image: Image, pixel_size_angstrom: float) -> float
 MOST_UNSUPPORTED: Final = 0.25
 MOST_BLOBS: Final = 0.1
 MOST_CORRELATION: Final = 0.1
+LIMITS: Final = {
+    "unsupported": MOST_UNSUPPORTED,
+    "blobs": MOST_BLOBS,
+    "correlation": MOST_CORRELATION,
+}
 ICE: Final = "ice without particles"
 NOISES: Final = ("white noise", "noise of the data", ICE)
 

@@ -19,6 +19,7 @@ from clearice.evaluate.baselines import wiener_response
 from clearice.evaluate.cases import Case, Images, load
 from clearice.evaluate.detection import Curve, Matches, Ranking, curve, draw_images, match, rank
 from clearice.evaluate.picker import DogFilter, PickerSettings, find_peaks, inside
+from clearice.evaluate.reading import made_by
 from clearice.evaluate.score import Scores
 from clearice.fourier import gaussian_transfer
 from clearice.seeds import derive_seed
@@ -118,7 +119,9 @@ def score_picking(
             coordinates, "has no particle away from the edges", "check --diameter and the names"
         )
     values = {
+        "kind": "picking",
         "clearice_version": __version__,
+        **made_by(done[0].denoised.parent),
         "micrographs": [io.stem(case.denoised) for case in done],
         "without_coordinates": [io.stem(c.denoised) for c in cases if c not in listed],
         "pixel_size_angstrom": pixel_size,

@@ -22,6 +22,7 @@ from clearice.evaluate.accumulate import (
 )
 from clearice.evaluate.baselines import best_gaussian, wiener_response
 from clearice.evaluate.cases import Case, Images, load
+from clearice.evaluate.reading import made_by
 from clearice.fourier import RingSums, apply_ring_gain, gaussian_transfer, highpass_transfer
 
 HIGHPASS_ANGSTROM = 400.0
@@ -76,7 +77,9 @@ def score(
     flat = torch.ones_like(sums[0].frequency)
     filters = _filters(sums) if baselines else _Filters(flat, {}, None)
     values: dict[str, Any] = {
+        "kind": "scores",
         "clearice_version": __version__,
+        **made_by(readable[0].denoised.parent),
         "micrographs": [case.denoised.stem for case in readable],
         "pixel_size_angstrom": sums[0].pixel_size_angstrom,
         "highpass_angstrom": HIGHPASS_ANGSTROM,
@@ -88,9 +91,8 @@ def score(
     if has_reference:
         values["reference"] = _reference_scores(sums, filters)
     if has_truth:
-        offset = len(readable)
         values["truth"] = _truth_scores(
-            readable, sums, filters, lambda done: progress(offset + done, steps)
+            readable, sums, filters, lambda done: progress(len(readable) + done, steps)
         )
     return Scores(values, tuple(str(error) for error in failures))
 

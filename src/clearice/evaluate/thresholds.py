@@ -56,6 +56,8 @@ LIMITS: dict[str, Limits] = {
     "excess_removal": Limits(green=0.05, red=0.2, high_is_good=False),
     # Removed power over that of the noise; all above 1 was no noise.
     "residual_power": Limits(green=1.02, red=1.1, high_is_good=False, innocent=True),
+    # Of the average precision on denoised micrographs, less that on the best low-pass.
+    "picking": Limits(green=0.0, red=0.0, high_is_good=True),
     # Of the standard deviation of the picture, which 256 greys spread over 6: one grey is 0.023.
     "seams": Limits(green=0.02, red=0.1, high_is_good=False, innocent=True),
     "checkerboard": Limits(green=0.02, red=0.1, high_is_good=False, innocent=True),

@@ -37,6 +37,7 @@ from clearice.evaluate.local import (
     interpolated,
 )
 from clearice.evaluate.overlay import overlay
+from clearice.evaluate.reading import made_by
 from clearice.types import Micrograph
 
 JSON_NAME: Final = "trust.json"
@@ -99,7 +100,9 @@ def map_trust(results: Path, out: Path, progress: Progress = _ignore) -> TrustRe
         entries.append(write_map(full, band, values, out, "trust"))
         progress(len(cases) + done + 1, readings)
     told = {
+        "kind": "trust",
         "clearice_version": __version__,
+        **made_by(results),
         "method": "halves",
         **definition(),
         "micrographs": entries,
@@ -270,6 +273,8 @@ def write_map(
     io.write_png(out / "previews" / f"{denoised.path.stem}.png", overlay(band, values))
     return {
         "name": denoised.path.stem,
+        "shape": [height, width],
+        "pixel_size_angstrom": pixel_size,
         "mean": float(values.mean()),
         "share_above_half": float((values > 0.5).double().mean()),
         "share_below_tenth": float((values < 0.1).double().mean()),

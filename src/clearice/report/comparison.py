@@ -14,8 +14,8 @@ from torch import Tensor
 
 from clearice.io import read_micrograph
 from clearice.report.figures import INK, Line, line_figure
+from clearice.report.layout import METHODS, Drawing, Section, Table, fill_page
 from clearice.report.pictures import grey_levels, jpeg
-from clearice.report.render import METHODS, Section, Table, fill_page
 
 # Okabe & Ito, then darker relatives of them.
 _PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#a6761d", "#7570b3")
@@ -240,7 +240,7 @@ _TRANSFERS = (
 )
 
 
-def _figures(results: Results) -> list[tuple[str, str]]:
+def _figures(results: Results) -> list[Drawing]:
     """Draw what there is of each kind, the best yardstick first."""
     figures = []
     limits: dict[str, Any] = {"y_limits": (-0.05, 1.05)}
@@ -250,29 +250,30 @@ def _figures(results: Results) -> list[tuple[str, str]]:
         if raw in results["curves"]:
             x = results["curves"]["frequency_per_angstrom"]
             lines.append(Line("raw", "raw", x, results["curves"][raw], dashed=True))
-        figures.append((title, _draw(lines, "correlation", **limits)))
+        figures.append(Drawing(title, _draw(lines, "correlation", **limits)))
     for key, *_ in present[:1]:
         reference = _reference(results)
         if reference and len(results["variants"]) > 1 and key in reference["curves"]:
             caption = f"The same, less that of “{reference['label']}”; far outliers leave the frame"
             lines = _differences(results, key, reference)
-            figures.append((caption, _draw(lines, "difference", y_limits=_common_range(lines))))
+            svg = _draw(lines, "difference", y_limits=_common_range(lines))
+            figures.append(Drawing(caption, svg))
     for key, title in _TRANSFERS:
         if any(key in row["curves"] for row in results["variants"]):
             lines = _lines(results, key)
-            figures.append((title, _draw(lines, "signal transfer", y_limits=(-0.05, 1.25))))
+            figures.append(Drawing(title, _draw(lines, "signal transfer", y_limits=(-0.05, 1.25))))
             break
     lines = _lines(results, "power_denoised")
     for key, label, colour in (("power_raw", "raw", "raw"), ("power_truth", "truth", INK)):
         if key in results["curves"]:
             x = results["curves"]["frequency_per_angstrom"]
             lines.append(Line(label, colour, x, results["curves"][key], dashed=True))
-    figures.append(("Radial power spectra", _draw(lines, "power a pixel", log_y=True)))
+    figures.append(Drawing("Radial power spectra", _draw(lines, "power a pixel", log_y=True)))
     return figures
 
 
 def _draw(lines: Sequence[Line], label: str, **options: Any) -> str:
-    return line_figure(lines, _FREQUENCY, label, resolution_axis=True, legend_below=True, **options)
+    return line_figure(lines, _FREQUENCY, label, resolution_axis=True, **options)
 
 
 def _reference(results: Results) -> Row | None:

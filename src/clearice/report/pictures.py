@@ -12,15 +12,19 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from clearice.errors import InputFileError
 from clearice.fourier import gaussian_lowpass, highpass, radial_filter
 from clearice.io import read_micrograph
 
 CROP_PX = 512
 DETAIL_PX = 256
 _LEVELING_ANGSTROM = 1000.0
+_WIDEST = 1100
 
 
-def crops(files: dict[str, str | None], sigma_px: float | None) -> tuple[dict[str, str], float]:
+def crops(
+    files: dict[str, str | None], sigma_px: float | None, edge_px: int = CROP_PX
+) -> tuple[dict[str, str], float]:
     """Return data URIs of the same central crop of each version, and the crop's edge in Å.
 
     Ice gradients slower than 1000 Å are levelled, and each picture gets the contrast of its own 0.5
@@ -29,6 +33,7 @@ def crops(files: dict[str, str | None], sigma_px: float | None) -> tuple[dict[st
     Args:
         files: Path of each version (`raw`, `denoised`, `truth`), or None.
         sigma_px: Of the Gaussian to show beside them.
+        edge_px: Of the crops, at most.
     """
     pictures: dict[str, str] = {}
     edge = 0.0
@@ -38,10 +43,11 @@ def crops(files: dict[str, str | None], sigma_px: float | None) -> tuple[dict[st
             continue
         micrograph = read_micrograph(Path(path))
         pixels = highpass(micrograph.pixels, micrograph.pixel_size_angstrom / _LEVELING_ANGSTROM)
-        pictures[role] = jpeg(central_crop(pixels))
-        edge = min(CROP_PX, *pixels.shape) * micrograph.pixel_size_angstrom
+        pictures[role] = jpeg(central_crop(pixels, edge_px))
+        edge = min(edge_px, *pixels.shape) * micrograph.pixel_size_angstrom
         if role == "raw" and sigma_px is not None:
-            pictures["gaussian_best"] = jpeg(central_crop(gaussian_lowpass(pixels, sigma_px)))
+            smooth = central_crop(gaussian_lowpass(pixels, sigma_px), edge_px)
+            pictures["gaussian_best"] = jpeg(smooth)
     return pictures, edge
 
 
@@ -80,6 +86,37 @@ def grey_levels(image: Float[Tensor, "h w"]) -> tuple[float, float]:
     return low, high
 
 
+def picture_uri(path: Path, part: tuple[int, int] = (0, 1), gap_px: int = 0) -> str:
+    """Return a picture of results as a JPEG data URI, at most 1100 px wide.
+
+    Args:
+        path: The picture.
+        part: Which of how many panels of equal width.
+        gap_px: At the right of each panel.
+
+    Raises:
+        InputFileError: It is damaged.
+    """
+    try:
+        with Image.open(path) as picture:
+            small = picture.convert("RGB" if picture.mode != "L" else "L")
+    except (OSError, ValueError, SyntaxError):
+        raise InputFileError(path, "is no picture or is damaged", "make it again") from None
+    place, count = part
+    width = small.width // count
+    small = small.crop((place * width, 0, (place + 1) * width - gap_px, small.height))
+    if small.width > _WIDEST:
+        height = max(1, round(small.height * _WIDEST / small.width))
+        small = small.resize((_WIDEST, height), Image.Resampling.LANCZOS)
+    return _as_uri(small)
+
+
+def _as_uri(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
 def jpeg(image: Float[Tensor, "h w"], levels: tuple[float, float] | None = None) -> str:
     """Return an image as an 8-bit JPEG data URI: noise makes a PNG three times as large.
 
@@ -90,6 +127,4 @@ def jpeg(image: Float[Tensor, "h w"], levels: tuple[float, float] | None = None)
     values = image.float()
     low, high = levels or grey_levels(values)
     scaled = ((values - low) / max(high - low, 1e-12)).clamp(0, 1) * 255
-    buffer = io.BytesIO()
-    Image.fromarray(scaled.numpy().astype(np.uint8)).save(buffer, format="JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return _as_uri(Image.fromarray(scaled.numpy().astype(np.uint8)))

@@ -1,5 +1,5 @@
 """From nothing to denoised micrographs with proof: simulate → prepare → train → denoise →
-evaluate → report.
+evaluate → test for invention → card → trust → report.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from clearice import denoise, evaluate, io, prepare, report, simulate, train
 from clearice.config import PrepareConfig, SimulateConfig, TrainConfig
 from clearice.data import Split
 from clearice.errors import OutputError
+from clearice.evaluate import trust
 from clearice.train import TrainReport
+from clearice.workflows import hallucinate
 
 Bar = Callable[[str], AbstractContextManager[Callable[..., None]]]
 
@@ -60,7 +62,7 @@ def run(
 
     Args:
         out: Folder for everything: `simulated/`, `dataset/`, `run/`, `denoised/`, `scores.json`,
-            `report.html`.
+            `hallucination/`, `card.json`, `trust/`, `report.html`, `report.json`, `MODEL.md`.
         device: Where to compute.
         bar: Makes a progress bar from a label.
         say: Called with one line for each thing that the user should know.
@@ -94,14 +96,40 @@ def run(
     results = out / "denoised"
     with bar("denoise") as update:
         denoise.denoise_dataset(
-            out / "dataset", denoiser, results, Split.TEST, halves=True, progress=update
+            out / "dataset",
+            denoiser,
+            results,
+            Split.TEST,
+            halves=True,
+            progress=update,
+            settings=denoise.describe_run(denoiser.recipe),
         )
     with bar("evaluate") as update:
         scores = _evaluate(results, truth, update)
     scores = {"training_seconds": trained.seconds, "device": str(device), **scores}
     io.write_json(out / "scores.json", scores)
-    report.render([out / "scores.json", out / "run"], out / "report.html", "clearice demo")
+    proofs = _prove(out, device, bar)
+    report.render(
+        [*proofs, out / "scores.json", out / "run", out / "dataset"],
+        out / "report.html",
+        "clearice demo",
+        model_card=out / "MODEL.md",
+    )
     return scores
+
+
+def _prove(out: Path, device: torch.device, bar: Bar) -> list[Path]:
+    """Ask without truth what is right and what is invented; return what a report is made from."""
+    test, card, maps = out / "hallucination", out / "card.json", out / "trust"
+    with bar("hallucinate") as update:
+        hallucinate.run(out / "run", test, device, out / "dataset", update)
+    word = test / hallucinate.JSON_NAME
+    with bar("card") as update:
+        found = evaluate.card(out / "denoised", hallucination=word, progress=update)
+    io.write_json(card, found.values)
+    with bar("trust") as update:
+        trust.map_trust(out / "denoised", maps, update)
+    return [card, maps, test]
 
 
 def _tell(update: Callable[..., None]) -> Callable[[TrainReport], None]:

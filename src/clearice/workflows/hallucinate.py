@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clearice import __version__, denoise, io
+from clearice import __version__, checkpoint, denoise, io
 from clearice.config import SimulateConfig
 from clearice.data import Affine, Split, dose_weighted_mean, open_dataset
 from clearice.errors import DatasetError
@@ -79,13 +79,16 @@ def run(
     progress(3, 4)
     found = invented.failures(measured)
     told = {
+        "kind": "hallucination",
         "clearice_version": __version__,
         "model": str(model),
+        "model_sha256": checkpoint.checksum(model),
         "network": denoiser.info.network,
         "measured_on": "simulated specimen" if data is None else str(data),
         "micrographs": len(fields),
         "passed": not found,
         "failures": found,
+        "limits": invented.LIMITS,
         **measured,
         "unsupported_of_a_strange_specimen": invented.unsupported(
             [half(field.even) for field in strange], [field.odd for field in strange], pixel

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from clearice import __version__, denoise, io
+from clearice import __version__, checkpoint, denoise, io
 from clearice.errors import InputFileError
 from clearice.evaluate import spread, trust
 from clearice.evaluate.local import band_limited, bin_factor
@@ -53,7 +53,10 @@ def map_spread(
     if not entries:
         raise failures[0]
     told = {
+        "kind": "trust",
         "clearice_version": __version__,
+        "model": str(denoiser.recipe.model),
+        "model_sha256": checkpoint.checksum(denoiser.recipe.model),
         "method": "spread of eight orientations",
         "caveat": CAVEAT,
         **trust.definition(),
