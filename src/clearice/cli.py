@@ -688,7 +688,7 @@ def watch(
     folder: Path,
     /,
     *,
-    model: Path,
+    model: Path | None = None,
     out: Out,
     device: Device = "auto",
     tile: int | None = None,
@@ -703,11 +703,13 @@ def watch(
 ) -> None:
     """Denoise micrographs as they arrive in a folder, and show them on a page.
 
+    Example: clearice watch MotionCorr/job002/Movies --out denoised
     Example: clearice watch MotionCorr/job002/Movies --model run --out denoised
 
     Args:
         folder: Where they arrive, with all folders below it.
-        model: A run's folder or a model file.
+        model: A run's folder, a model file, general or general-small (default: general, or
+            general-small on a CPU).
         out: Folder for the results and the page, `index.html`.
         device: auto, cpu, cuda, cuda:N or mps.
         tile: Edge of a tile, px; 0 is the whole image (default: as memory allows).
@@ -727,8 +729,9 @@ def watch(
     from clearice.workflows.watch import watch as work
 
     options = room.OutputOptions(format, dtype, previews=True)
-    recipe = room.Recipe(model, tile, precision, restore_amplitude)
-    denoiser = recipe.on(_device(device))
+    chosen = _device(device)
+    recipe = room.Recipe(model or _general(chosen), tile, precision, restore_amplitude)
+    denoiser = recipe.on(chosen)
     if denoiser.caveat is not None:
         say(f"warning: {denoiser.caveat}")
     settings = room.describe_run(recipe)
