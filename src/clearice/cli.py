@@ -1231,9 +1231,9 @@ def benchmark(
 @benchmark_app.command
 def quality(
     *,
-    sets: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
-    model: tuple[str, ...] = (),
-    denoised: tuple[str, ...] = (),
+    sets: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = (),
+    model: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    denoised: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     classic: bool | None = None,
     write: Path | None = None,
     write_training: Path | None = None,

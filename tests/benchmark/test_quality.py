@@ -164,7 +164,7 @@ def test_a_denoised_file_of_another_shape_is_named(tmp_path: Path, few: list[Sam
 
 
 def test_sets_without_atoms_are_left_out_and_named() -> None:
-    kinds = quality.choose_sets(None)
+    kinds = quality.choose_sets()
     assert all(kind.specimen in SPECIMENS for kind in kinds)
     result = {"quick": False, "version": 1, "sets": {"capsid": {"as_recorded": False}}}
     told = quality.caveats(result, kinds)

@@ -193,14 +193,14 @@ class Sample:
     pixel_size_angstrom: float
 
 
-def choose_sets(names: Sequence[str] | None) -> list[QualitySet]:
+def choose_sets(names: Sequence[str] = ()) -> list[QualitySet]:
     """Return the named sets, or all whose specimens are at hand.
 
     Raises:
         UnknownNameError: There is no such set.
         ConfigError: A named set needs atoms that are not at hand.
     """
-    for name in names or ():
+    for name in names:
         if name not in SETS:
             raise UnknownNameError("set", name, SETS)
         if not SETS[name].available:
