@@ -1,8 +1,8 @@
 """Denoise a folder of MRC files with Topaz-Denoise's pretrained weights, by Topaz's own code.
 
-Run it with the Python of an environment that has topaz-em (0.3.20; GPL, so no part of clearice), for
-`clearice benchmark quality --denoised topaz=OUT`. Topaz's command ignores its `--model` there, so
-the model is loaded here. Nothing of clearice is imported.
+Run it with the Python of an environment that has topaz-em (0.3.20; GPL, so no part of clearice),
+for `clearice benchmark quality --denoised topaz=OUT`. Topaz's command ignores its `--model` there,
+so the model is loaded here. Nothing of clearice is imported.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("raw", type=Path, help="folder of MRC files")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--model", default="unet", help="a name that Topaz knows: unet, unet-v0.2.1")
+    parser.add_argument(
+        "--model", default="unet", help="a name that Topaz knows: unet, unet-v0.2.1"
+    )
     parser.add_argument("--cuda", action="store_true")
     arguments = parser.parse_args()
     from topaz.denoise import Denoise
