@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -52,8 +53,8 @@ def link(originals: Path, out: Path, count: int) -> None:
 
 
 def watched(command: list[str], environment: dict[str, str]) -> dict[str, float]:
-    """Run a command and return its seconds and the most memory that it had, GiB."""
-    started = time.perf_counter()
+    """Run a command and return its seconds, those of processors, and its most memory, GiB."""
+    started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     peak = 0
     done = threading.Event()
@@ -72,7 +73,13 @@ def watched(command: list[str], environment: dict[str, str]) -> dict[str, float]
     watcher.join()
     if code:
         raise SystemExit(f"{' '.join(command)} failed: {code}")
-    return {"seconds": time.perf_counter() - started, "peak_gib": peak / 2**20}
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    worked = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {
+        "seconds": time.perf_counter() - started,
+        "processor_seconds": worked,
+        "peak_gib": peak / 2**20,
+    }
 
 
 def measure(folder: Path, count: int, threads: int) -> dict[str, Any]:
@@ -86,6 +93,7 @@ def measure(folder: Path, count: int, threads: int) -> dict[str, Any]:
         "micrographs": count,
         **{key: round(value, 2) for key, value in found.items()},
         "seconds_a_micrograph": round(found["seconds"] / count, 2),
+        "processor_seconds_a_micrograph": round(found["processor_seconds"] / count, 2),
         "load_average": os.getloadavg()[1],
     }
     print(row, flush=True)
