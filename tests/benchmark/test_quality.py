@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,7 @@ def test_samples_are_the_same_each_time_and_their_halves_add_up(few: list[Sample
 def test_a_full_set_is_as_on_record_and_a_changed_one_is_not() -> None:
     sample = next(sets.samples(SMALL, 1))
     assert is_recorded(SMALL.name, sample) is True
-    brighter = Sample(sample.name, sample.raw, sample.even, sample.odd, sample.truth.square(), 0.7)
+    brighter = replace(sample, truth=sample.truth.square())
     assert is_recorded(SMALL.name, brighter) is False
     assert is_recorded("no such set", sample) is None
 
@@ -92,7 +93,7 @@ def test_scores_know_the_truth_from_noise(few: list[Sample]) -> None:
 def test_a_jump_between_opposite_edges_does_not_count() -> None:
     slope = torch.linspace(0, 1, 256).expand(256, 256)
     detail = 0.01 * torch.randn(2, 256, 256, generator=torch.Generator().manual_seed(0))
-    sample = Sample("x", detail[0] + slope, slope, slope, detail[1] + slope, 2.0)
+    sample = Sample("x", detail[0] + slope, slope, slope, detail[1] + slope, 2.0, 1e4)
     rulers = Rulers.of(sample)
     tapered, plain = rulers.both_sums(sample.raw, sample.truth)
     assert abs(rulers.score((tapered, plain)).fine) < 0.02

@@ -183,6 +183,7 @@ class Sample:
         odd: Counts of the others.
         truth: Expected counts of the whole exposure, without noise.
         pixel_size_angstrom: Å/px.
+        defocus_angstrom: Mean underfocus, Å.
     """
 
     name: str
@@ -191,6 +192,7 @@ class Sample:
     odd: Field
     truth: Field
     pixel_size_angstrom: float
+    defocus_angstrom: float
 
 
 def choose_sets(names: Sequence[str] = ()) -> list[QualitySet]:
@@ -235,6 +237,7 @@ def samples(kind: QualitySet, count: int = MICROGRAPHS, size: int = SIZE) -> Ite
             movie.frames[1::2].sum(0),
             movie.truth,
             config.pixel_size_angstrom,
+            movie.physics.defocus_angstrom,
         )
 
 
