@@ -141,7 +141,7 @@ def measure(images: Images, tile: int | None = None) -> Measured:
 
 
 def _power(spectrum: Spectrum) -> Float[Tensor, "h wf"]:
-    return spectrum.real.square() + spectrum.imag.square()
+    return spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)
 
 
 def _matched(
@@ -152,5 +152,5 @@ def _matched(
     tiny = torch.finfo(torch.float64).tiny
     response = (denoised_even / even.clamp(min=tiny)).sqrt()
     response = (response + (denoised_odd / odd.clamp(min=tiny)).sqrt()) / 2
-    cross = raw[0].real * raw[1].real + raw[0].imag * raw[1].imag
-    return slots.sum(cross * response[slots.ring].reshape(cross.shape))
+    cross = (raw[0].real * raw[1].real).addcmul_(raw[0].imag, raw[1].imag)
+    return slots.sum(cross.mul_(response[slots.ring].reshape(cross.shape)))
