@@ -1270,6 +1270,7 @@ def quality(
         with progress_bar("training data") as update:
             room.write_all_training(kinds, write_training, chosen, number, update)
         return
+    room.check_paths(kinds, [*model, *denoised])
     methods = room.gather(model, denoised, chosen, classic=_wants_classic(classic))
     with progress_bar("quality") as update:
         result = room.run(kinds, methods, chosen, quick=quick, write=write, progress=update)

@@ -19,7 +19,7 @@ from clearice.benchmark.quality.sets import DATA_VARIABLE, SETS, QualitySet, Sam
 from clearice.benchmark.quality.specimens import SPECIMENS, icosahedral_rotations
 from clearice.cli import run
 from clearice.data import Split, open_dataset
-from clearice.errors import ConfigError, InputFileError, UnknownNameError
+from clearice.errors import ConfigError, InputFileError, OutputError, UnknownNameError
 from helpers import CPU, write_image, write_model
 
 SMALL, COARSE = SETS["tetramer-fine"], SETS["capsid"]
@@ -137,6 +137,8 @@ def test_training_data_hold_other_micrographs_in_groups(tmp_path: Path, few: lis
     rulers = Rulers.of(few[0])
     assert all(rulers.judge(truth.float(), sample.truth).snr_db < 1 for sample in few)
     assert sorted(path.name for path in tmp_path.iterdir()) == [COARSE.name]
+    with pytest.raises(OutputError, match="already holds a data set"):
+        quality.write_training(COARSE, tmp_path, CPU, micrographs=3, size=256)
 
 
 @pytest.mark.parametrize(
@@ -148,6 +150,11 @@ def test_training_data_hold_other_micrographs_in_groups(tmp_path: Path, few: lis
             lambda: quality.gather(["wiener=run"], [], CPU, classic=False),
             ConfigError,
             "NAME=PATH",
+        ),
+        (
+            lambda: quality.check_paths([SMALL, COARSE], ["own=no/{set}"]),
+            ConfigError,
+            "own: no/tetramer-fine does not exist",
         ),
     ],
 )
