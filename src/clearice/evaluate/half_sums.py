@@ -78,13 +78,6 @@ class HalfSums:
         return HalfSums(**{f.name: getattr(self, f.name).sum(0) for f in fields(self)})
 
 
-def stack_sums(sums: Sequence[HalfSums]) -> HalfSums:
-    """Put the sums of micrographs in one."""
-    return HalfSums(
-        **{f.name: torch.stack([getattr(s, f.name) for s in sums]) for f in fields(HalfSums)}
-    )
-
-
 @dataclass(frozen=True)
 class Measured:
     """One micrograph: its sums, its artefacts, and the spectra that are compared with others'."""
