@@ -45,7 +45,7 @@ def test_the_reference_names_every_option_of_every_command(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     names = [name for name in app if not name.startswith("-")]
-    for name in [*names, "evaluate card", "evaluate picking"]:
+    for name in [*names, "evaluate card", "evaluate ctf", "evaluate picking", "benchmark quality"]:
         app([*name.split(), "--help"], result_action="return_value")
         options = set(re.findall(r"(--[a-z][a-z_-]+)", capsys.readouterr().out)) - {"--help"}
         section = REFERENCE.split(f"### clearice {name}\n")[1].split("\n### ")[0]

@@ -1356,9 +1356,9 @@ def benchmark(
 @benchmark_app.command
 def quality(
     *,
-    sets: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
-    model: tuple[str, ...] = (),
-    denoised: tuple[str, ...] = (),
+    sets: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = (),
+    model: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    denoised: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     classic: bool | None = None,
     write: Path | None = None,
     write_training: Path | None = None,
@@ -1395,6 +1395,7 @@ def quality(
         with progress_bar("training data") as update:
             room.write_all_training(kinds, write_training, chosen, number, update)
         return
+    room.check_paths(kinds, [*model, *denoised])
     methods = room.gather(model, denoised, chosen, classic=_wants_classic(classic))
     with progress_bar("quality") as update:
         result = room.run(kinds, methods, chosen, quick=quick, write=write, progress=update)

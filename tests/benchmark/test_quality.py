@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from clearice.benchmark.quality.sets import DATA_VARIABLE, SETS, QualitySet, Sam
 from clearice.benchmark.quality.specimens import SPECIMENS, icosahedral_rotations
 from clearice.cli import run
 from clearice.data import Split, open_dataset
-from clearice.errors import ConfigError, InputFileError, UnknownNameError
+from clearice.errors import ConfigError, InputFileError, OutputError, UnknownNameError
 from helpers import CPU, write_image, write_model
 
 SMALL, COARSE = SETS["tetramer-fine"], SETS["capsid"]
@@ -64,7 +65,7 @@ def test_samples_are_the_same_each_time_and_their_halves_add_up(few: list[Sample
 def test_a_full_set_is_as_on_record_and_a_changed_one_is_not() -> None:
     sample = next(sets.samples(SMALL, 1))
     assert is_recorded(SMALL.name, sample) is True
-    brighter = Sample(sample.name, sample.raw, sample.even, sample.odd, sample.truth.square(), 0.7)
+    brighter = replace(sample, truth=sample.truth.square())
     assert is_recorded(SMALL.name, brighter) is False
     assert is_recorded("no such set", sample) is None
 
@@ -92,7 +93,7 @@ def test_scores_know_the_truth_from_noise(few: list[Sample]) -> None:
 def test_a_jump_between_opposite_edges_does_not_count() -> None:
     slope = torch.linspace(0, 1, 256).expand(256, 256)
     detail = 0.01 * torch.randn(2, 256, 256, generator=torch.Generator().manual_seed(0))
-    sample = Sample("x", detail[0] + slope, slope, slope, detail[1] + slope, 2.0)
+    sample = Sample("x", detail[0] + slope, slope, slope, detail[1] + slope, 2.0, 1e4)
     rulers = Rulers.of(sample)
     tapered, plain = rulers.both_sums(sample.raw, sample.truth)
     assert abs(rulers.score((tapered, plain)).fine) < 0.02
@@ -136,6 +137,8 @@ def test_training_data_hold_other_micrographs_in_groups(tmp_path: Path, few: lis
     rulers = Rulers.of(few[0])
     assert all(rulers.judge(truth.float(), sample.truth).snr_db < 1 for sample in few)
     assert sorted(path.name for path in tmp_path.iterdir()) == [COARSE.name]
+    with pytest.raises(OutputError, match="already holds a data set"):
+        quality.write_training(COARSE, tmp_path, CPU, micrographs=3, size=256)
 
 
 @pytest.mark.parametrize(
@@ -147,6 +150,11 @@ def test_training_data_hold_other_micrographs_in_groups(tmp_path: Path, few: lis
             lambda: quality.gather(["wiener=run"], [], CPU, classic=False),
             ConfigError,
             "NAME=PATH",
+        ),
+        (
+            lambda: quality.check_paths([SMALL, COARSE], ["own=no/{set}"]),
+            ConfigError,
+            "own: no/tetramer-fine does not exist",
         ),
     ],
 )
@@ -164,7 +172,7 @@ def test_a_denoised_file_of_another_shape_is_named(tmp_path: Path, few: list[Sam
 
 
 def test_sets_without_atoms_are_left_out_and_named() -> None:
-    kinds = quality.choose_sets(None)
+    kinds = quality.choose_sets()
     assert all(kind.specimen in SPECIMENS for kind in kinds)
     result = {"quick": False, "version": 1, "sets": {"capsid": {"as_recorded": False}}}
     told = quality.caveats(result, kinds)

@@ -17,7 +17,8 @@ from clearice.evaluate import card, estimates, find_halves
 from clearice.evaluate.bootstrap import Estimate, Resampled
 from clearice.evaluate.card import Measurements, estimate_slots, make_card, measure_all
 from clearice.evaluate.cases import Images
-from clearice.evaluate.half_sums import HalfSums, measure, stack_sums
+from clearice.evaluate.half_sums import HalfSums, measure
+from clearice.evaluate.rows import Rows
 from clearice.evaluate.slots import N_BANDS, TOTAL, band_edges, slots_of
 from clearice.fourier import gaussian_lowpass
 from half_files import Denoise, write_halves
@@ -117,13 +118,13 @@ def test_intervals_cover_the_truth() -> None:
     size, micrographs, repeats = 48, 6, 16
     inside = total = 0
     for repeat in range(repeats):
-        sums = []
+        sums = Rows[HalfSums](micrographs)
         for _ in range(micrographs):
             signal = gaussian_lowpass(torch.randn(size, size, generator=generator), 1.0)
             even, odd = signal + 0.5 * torch.randn(2, size, size, generator=generator)
             denoised = [torch.tanh(gaussian_lowpass(raw, 0.8)) for raw in (even, odd)]
-            sums.append(measure(Images(denoised[0], even, odd, signal, denoised[1], 1.5)).sums)
-        stacked = stack_sums(sums)
+            sums.add(measure(Images(denoised[0], even, odd, signal, denoised[1], 1.5)).sums)
+        stacked = sums.stacked()
         true = estimates.true_correlation(stacked.total())
         resampled = Resampled.of(stacked, micrographs, repeat)
         rows = resampled.estimate(estimates.truth_correlation, 1.0)

@@ -56,13 +56,6 @@ class Artefacts:
         return Artefacts(**{f.name: weights @ getattr(self, f.name) for f in fields(self)})
 
 
-def stack_artefacts(artefacts: Sequence[Artefacts]) -> Artefacts:
-    """Put those of many micrographs in one."""
-    return Artefacts(
-        **{f.name: torch.stack([getattr(a, f.name) for a in artefacts]) for f in fields(Artefacts)}
-    )
-
-
 def seam_amplitude(artefacts: Artefacts) -> Float[Tensor, "*draws"]:
     """Return the root mean square of the step at seams, over the standard deviation."""
     step = artefacts.seam - artefacts.near_seam

@@ -15,7 +15,7 @@ from torch import Tensor
 from clearice import __version__, io
 from clearice.errors import ConfigError, InputFileError, PairingError
 from clearice.evaluate import estimates
-from clearice.evaluate.artefacts import Artefacts, stack_artefacts
+from clearice.evaluate.artefacts import Artefacts
 from clearice.evaluate.bootstrap import Estimate, Resampled
 from clearice.evaluate.cases import Case, load, match_cases
 from clearice.evaluate.documents import HallucinationDocument, Word
@@ -28,9 +28,10 @@ from clearice.evaluate.entries import (
     sum_entries,
     whiteness_entry,
 )
-from clearice.evaluate.half_sums import HalfSums, measure, stack_sums
+from clearice.evaluate.half_sums import HalfSums, measure
 from clearice.evaluate.pattern import Pattern, Shared, find_pattern
 from clearice.evaluate.reading import made_by, read_document
+from clearice.evaluate.rows import Rows
 from clearice.evaluate.slots import (
     FAST,
     HIGHPASS_ANGSTROM,
@@ -179,8 +180,7 @@ def measure_all(
         InputFileError: None can be used; the error is that of the first.
     """
     shared = Shared()
-    sums: list[HalfSums] = []
-    artefacts: list[Artefacts] = []
+    sums, artefacts = Rows[HalfSums](len(cases)), Rows[Artefacts](len(cases))
     names: list[str] = []
     errors: list[InputFileError] = []
     count = torch.zeros(N_SLOTS, dtype=torch.float64)
@@ -195,21 +195,21 @@ def measure_all(
             errors.append(error)
         else:
             shared.add(measured)
-            sums.append(measured.sums)
-            artefacts.append(measured.artefacts)
+            sums.add(measured.sums)
+            artefacts.add(measured.artefacts)
             names.append(case.denoised.stem)
             count += measured.slots.count
         progress(done + 1, len(cases))
-    if not sums:
+    if not len(sums):
         raise errors[0]
-    stacked = stack_sums(sums)
+    stacked = sums.stacked()
     last = _last_band(stacked.total(), count)
     return Measurements(
         tuple(names),
         pixel_size,
         0.0 if last is None else float(pixel_size / band_edges()[last + 1]),
         stacked if last is None else stacked.up_to(last),
-        stack_artefacts(artefacts),
+        artefacts.stacked(),
         count,
         find_pattern(stacked.total(), count, shared, pixel_size),
         tuple(map(str, errors)),

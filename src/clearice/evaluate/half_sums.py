@@ -78,13 +78,6 @@ class HalfSums:
         return HalfSums(**{f.name: getattr(self, f.name).sum(0) for f in fields(self)})
 
 
-def stack_sums(sums: Sequence[HalfSums]) -> HalfSums:
-    """Put the sums of micrographs in one."""
-    return HalfSums(
-        **{f.name: torch.stack([getattr(s, f.name) for s in sums]) for f in fields(HalfSums)}
-    )
-
-
 @dataclass(frozen=True)
 class Measured:
     """One micrograph: its sums, its artefacts, and the spectra that are compared with others'."""
@@ -141,7 +134,7 @@ def measure(images: Images, tile: int | None = None) -> Measured:
 
 
 def _power(spectrum: Spectrum) -> Float[Tensor, "h wf"]:
-    return spectrum.real.square() + spectrum.imag.square()
+    return spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)
 
 
 def _matched(
@@ -152,5 +145,5 @@ def _matched(
     tiny = torch.finfo(torch.float64).tiny
     response = (denoised_even / even.clamp(min=tiny)).sqrt()
     response = (response + (denoised_odd / odd.clamp(min=tiny)).sqrt()) / 2
-    cross = raw[0].real * raw[1].real + raw[0].imag * raw[1].imag
-    return slots.sum(cross * response[slots.ring].reshape(cross.shape))
+    cross = (raw[0].real * raw[1].real).addcmul_(raw[0].imag, raw[1].imag)
+    return slots.sum(cross.mul_(response[slots.ring].reshape(cross.shape)))

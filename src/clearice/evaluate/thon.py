@@ -107,8 +107,8 @@ class Visibility:
     """Thon rings in one band.
 
     Attributes:
-        modulation: Power at the maxima of CTF² over that at its zeros, less 1, relative to the
-            trend; 0 without rings. Narrow rings look weaker than they are.
+        modulation: Power at the maxima of CTF² less that at its zeros, over the mean; 0 without
+            rings. Narrow rings look weaker than they are.
         correlation: Of CTF² with the rings.
     """
 
@@ -166,9 +166,8 @@ def visibility(
             continue
         x, y = _without_trend(torch.stack([squared[band], flat[band]]), rings.frequency[band], 2)
         slope = float((x * y).sum() / x.square().sum())
-        base = 1 - slope * float(squared[band].mean())
         found[coarse, fine] = Visibility(
-            slope / base if base > 0 else float("inf"), float(_normalised(x) @ _normalised(y))
+            slope / float(flat[band].mean()), float(_normalised(x) @ _normalised(y))
         )
     return found
 

@@ -1,6 +1,6 @@
 """How good methods are on fixed simulated sets with truth."""
 
-from clearice.benchmark.quality.methods import gather
+from clearice.benchmark.quality.methods import check_paths, gather
 from clearice.benchmark.quality.run import (
     caveats,
     run,
@@ -25,6 +25,7 @@ __all__ = [
     "QualitySet",
     "Sample",
     "caveats",
+    "check_paths",
     "choose_sets",
     "gather",
     "missing_sets",

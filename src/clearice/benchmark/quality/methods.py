@@ -83,6 +83,21 @@ def _read(folder: Path, sample: Sample) -> Field:
     return pixels
 
 
+def check_paths(kinds: Sequence[QualitySet], named: Sequence[str]) -> None:
+    """See that every model and folder is there, before minutes are spent on the first sets.
+
+    Raises:
+        ConfigError: One is missing.
+    """
+    for method in map(Named.parse, named):
+        for kind in kinds:
+            if not method.of(kind).exists():
+                raise ConfigError(
+                    f"{method.name}: {method.of(kind)} does not exist, which is to be scored on "
+                    f"the set {kind.name}; check the path, or choose other --sets"
+                )
+
+
 def gather(
     models: Sequence[str], folders: Sequence[str], device: torch.device, *, classic: bool
 ) -> dict[str, Method]:

@@ -19,6 +19,8 @@ from clearice.benchmark.quality.score import Rulers, Score, radial_baselines, su
 from clearice.benchmark.quality.sets import QualitySet, Sample
 from clearice.benchmark.timing import context
 from clearice.config import PrepareConfig
+from clearice.data import MANIFEST_NAME
+from clearice.errors import OutputError
 from clearice.simulate import simulate_movie
 from clearice.types import AtomCloud
 
@@ -145,6 +147,8 @@ def write_training(
     """
     config = kind.config("train", size)
     dataset, simulated = out / kind.name, out / f"{kind.name}-simulated"
+    if (dataset / MANIFEST_NAME).exists():
+        raise OutputError(f"{dataset}: already holds a data set; choose another folder")
     plan = PrepareConfig(
         groups=sets.GROUPS,
         validation_fraction=0.1,

@@ -183,6 +183,7 @@ class Sample:
         odd: Counts of the others.
         truth: Expected counts of the whole exposure, without noise.
         pixel_size_angstrom: Å/px.
+        defocus_angstrom: Mean underfocus, Å.
     """
 
     name: str
@@ -191,16 +192,17 @@ class Sample:
     odd: Field
     truth: Field
     pixel_size_angstrom: float
+    defocus_angstrom: float
 
 
-def choose_sets(names: Sequence[str] | None) -> list[QualitySet]:
+def choose_sets(names: Sequence[str] = ()) -> list[QualitySet]:
     """Return the named sets, or all whose specimens are at hand.
 
     Raises:
         UnknownNameError: There is no such set.
         ConfigError: A named set needs atoms that are not at hand.
     """
-    for name in names or ():
+    for name in names:
         if name not in SETS:
             raise UnknownNameError("set", name, SETS)
         if not SETS[name].available:
@@ -235,6 +237,7 @@ def samples(kind: QualitySet, count: int = MICROGRAPHS, size: int = SIZE) -> Ite
             movie.frames[1::2].sum(0),
             movie.truth,
             config.pixel_size_angstrom,
+            movie.physics.defocus_angstrom,
         )
 
 
