@@ -83,6 +83,21 @@ def test_a_general_model_says_when_it_is_out_of_its_depth(tmp_path: Path) -> Non
         assert all(score is not None and (score > 10) == (name == "outside") for score in scores)
 
 
+def test_a_general_model_sees_halves_by_their_own_spread(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "m.safetensors")
+    network, info = checkpoint.load_model(model)
+    general = tmp_path / "general.safetensors"
+    known = replace(info, domain=Domain((0.5, 3.0), (1.0, 80.0)))
+    checkpoint.save(general, network.state_dict(), known, None)
+    denoiser, image = Denoiser(general, CPU), white(64)
+    image = (image - image.mean()) / image.std(correction=0)
+    alone = denoiser.normalised(image) * info.output_gain
+    half = denoiser.normalised(2.5 * image + 0.7, 0.5) * info.output_gain
+    torch.testing.assert_close(half, 2.5 * alone + 0.7, atol=1e-4, rtol=1e-4)
+    bound = Denoiser(model, CPU).normalised(image) * info.output_gain
+    torch.testing.assert_close(alone, bound, atol=1e-5, rtol=1e-4)
+
+
 def test_a_general_model_warns_of_pixels_that_it_has_not_seen(tmp_path: Path) -> None:
     model = write_model(tmp_path / "m.safetensors")
     network, info = checkpoint.load_model(model)
