@@ -16,10 +16,11 @@ from clearice.benchmark.quality.fingerprint import is_recorded
 from clearice.benchmark.quality.methods import Named
 from clearice.benchmark.quality.score import Rulers, radial_baselines
 from clearice.benchmark.quality.sets import DATA_VARIABLE, SETS, QualitySet, Sample
-from clearice.benchmark.quality.specimens import SPECIMENS, icosahedral_rotations
+from clearice.benchmark.quality.specimens import SPECIMENS
 from clearice.cli import run
 from clearice.data import Split, open_dataset
 from clearice.errors import ConfigError, InputFileError, OutputError, UnknownNameError
+from clearice.simulate.symmetry import closed_group, icosahedral_turns
 from helpers import CPU, write_image, write_model
 
 SMALL, COARSE = SETS["tetramer-fine"], SETS["capsid"]
@@ -187,6 +188,6 @@ def test_a_name_of_a_method_is_its_path_unless_given() -> None:
 
 
 def test_an_icosahedron_has_sixty_rotations() -> None:
-    turns = icosahedral_rotations()
+    turns = closed_group(icosahedral_turns())
     assert turns.shape == (60, 3, 3)
     assert torch.allclose(turns @ turns.mT, torch.eye(3).expand(60, 3, 3), atol=1e-5)

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clearice.simulate import procedural_complex
-from clearice.simulate.complexes import _closed_group, _disordered, strand_bundle
+from clearice.simulate.complexes import _disordered, polyhedral_group, strand_bundle
 from clearice.simulate.specimen import helix_bundle
 
 
 @pytest.mark.parametrize(("name", "order"), [("T", 12), ("O", 24), ("I", 60)])
 def test_polyhedral_groups_are_rotations_and_closed(name: str, order: int) -> None:
-    group = _closed_group(name)
+    group = polyhedral_group(name)
     assert len(group) == order
     unit = torch.eye(3).expand(order, 3, 3)
     torch.testing.assert_close(group @ group.mT, unit, atol=1e-5, rtol=0)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from clearice.seeds import derive_seed
 from clearice.simulate.specimen import helix_bundle, random_rotations
+from clearice.simulate.symmetry import closed_group, icosahedral_turns
 
 # Protein: 1.35 g/cm³, 14 Da for each heavy atom with its hydrogens.
 _ATOMS_PER_A3: Final = 0.058
@@ -169,26 +170,14 @@ def _about_z(angle: float) -> Tensor:
 
 
 @cache
-def _closed_group(name: str) -> Tensor:
+def polyhedral_group(name: str) -> Float[Tensor, "n 3 3"]:
     """Return the rotations of a polyhedral group: T (12), O (24) or I (60)."""
-    golden = (1 + math.sqrt(5)) / 2
+    if name == "I":
+        return closed_group(icosahedral_turns())
     third = torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
     half = torch.diag(torch.tensor([-1.0, -1.0, 1.0]))
-    quarter = _about_z(math.pi / 2)
-    axis = torch.nn.functional.normalize(torch.tensor([0.0, 1.0, golden]), dim=0)
-    cross = torch.tensor(
-        [[0.0, -axis[2], axis[1]], [axis[2], 0.0, -axis[0]], [-axis[1], axis[0], 0.0]]
-    )
-    turn = 2 * math.pi / 5
-    fifth = torch.eye(3) + math.sin(turn) * cross + (1 - math.cos(turn)) * cross @ cross
-    generators = {"T": [third, half], "O": [third, quarter], "I": [third, half, fifth]}[name]
-    group = [torch.eye(3)]
-    for rotation in group:  # grows until it is closed
-        for other in generators:
-            product = rotation @ other
-            if not any(torch.allclose(product, known, atol=1e-4) for known in group):
-                group.append(product)
-    return torch.stack(group)
+    quarter = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    return closed_group([third.double(), (half if name == "T" else quarter).double()])
 
 
 def _symmetry(generator: torch.Generator) -> tuple[str, Float[Tensor, "copies 3 3"]]:
@@ -204,7 +193,7 @@ def _symmetry(generator: torch.Generator) -> tuple[str, Float[Tensor, "copies 3 
         flip = torch.diag(torch.tensor([1.0, -1.0, -1.0]))
         return f"D{fold}", torch.stack([*ring, *(r @ flip for r in ring)])
     name = "TOI"[_whole(generator, 0, 2)]
-    return name, _closed_group(name)
+    return name, polyhedral_group(name)
 
 
 def _assembly(generator: torch.Generator, seed: int) -> Complex:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from clearice.seeds import derive_seed
 from clearice.simulate.specimen import barrel, helix_bundle
+from clearice.simulate.symmetry import closed_group, icosahedral_turns
 from clearice.types import AtomCloud
 
 Atoms = Float[Tensor, "atoms 3"]
@@ -63,7 +64,8 @@ def capsid() -> AtomCloud:
     generator = _generator("capsid")
     subunit = helix_bundle(generator, (22.0, 24.0, 18.0)) + torch.tensor([62.0, 38.0, 98.0])
     return AtomCloud(
-        torch.cat([subunit @ turn.T for turn in icosahedral_rotations()]), "icosahedral shell"
+        torch.cat([subunit @ turn.T for turn in closed_group(icosahedral_turns())]),
+        "icosahedral shell",
     )
 
 
@@ -79,24 +81,6 @@ def aggregate() -> AtomCloud:
             continue
         lobes.append((centre, helix_bundle(generator, (18.0, 15.0, 20.0))))
     return AtomCloud(_centred(torch.cat([c + atoms for c, atoms in lobes])), "large complex")
-
-
-def icosahedral_rotations() -> Float[Tensor, "60 3 3"]:
-    """Return the rotations of an icosahedron: all products of a five-fold and a two-fold one."""
-    golden = (1 + math.sqrt(5)) / 2
-    axis = torch.tensor([0.0, 1.0, golden], dtype=torch.float64)
-    axis = axis / axis.norm()
-    cross = torch.linalg.cross(torch.eye(3, dtype=torch.float64), axis.expand(3, 3)).T
-    angle = 2 * math.pi / 5
-    five = torch.matrix_exp(angle * cross)
-    two = torch.diag(torch.tensor([-1.0, -1.0, 1.0], dtype=torch.float64))
-    found = [torch.eye(3, dtype=torch.float64)]
-    for rotation in found:  # grows as it goes
-        for turn in (five, two):
-            product = turn @ rotation
-            if min(float((product - known).abs().max()) for known in found) > 1e-6:
-                found.append(product)
-    return torch.stack(found).float()
 
 
 def _centred(atoms: Atoms) -> Atoms:
