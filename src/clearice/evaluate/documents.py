@@ -244,7 +244,7 @@ class ReferenceScores(Part):
     """Scores against independent data, of each method."""
 
     band_correlation: Annotated[dict[str, Values], Field(min_length=1)]
-    half_correlation: float | None
+    half_correlation: float | None = None
     correlation_with_truth: Values | None = None
     residual_noise: float | None = None
     bias: float | None = None
