@@ -99,11 +99,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
 TUNED = "fine-tuned"
 
 
-def tuned(model: Path) -> dict[str, Any]:
+def tuned(model: Path, base: dict[str, Any]) -> dict[str, Any]:
     """Return how to go on from a model in a quarter of the steps."""
     network = checkpoint.load_info(model).network
     how = {"network": network, "start": str(model), "learning_rate": 3e-4}
-    return _BASE | how | {"steps": _BASE["steps"] // 4}
+    return base | how | {"steps": base["steps"] // 4}
 
 
 def main() -> None:
@@ -113,17 +113,21 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("apoferritin-work"))
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=sorted(VARIANTS))
     parser.add_argument("--steps", type=int)
+    parser.add_argument("--settings", default="{}", help="of all trainings, as JSON")
+    parser.add_argument("--folds", type=int, default=FOLDS, help="of the four, so many")
     parser.add_argument("--start", type=Path, help="also go on from this model, a quarter as long")
     arguments = parser.parse_args()
+    changed = json.loads(arguments.settings)
+    if arguments.steps:
+        changed["steps"] = arguments.steps
+    VARIANTS.update({name: settings | changed for name, settings in VARIANTS.items()})
     if arguments.start is not None:
-        VARIANTS[TUNED] = tuned(arguments.start)
+        VARIANTS[TUNED] = tuned(arguments.start, _BASE | changed)
         arguments.variants.append(TUNED)
     cuda = torch.cuda.is_available()
     jobs: list[Job] = []
     for variant in arguments.variants:
         settings = {"precision": "bfloat16" if cuda else "float32", **VARIANTS[variant]}
-        if arguments.steps and variant != TUNED:
-            settings["steps"] = arguments.steps
         jobs += [
             {
                 "name": f"{variant}-{fold}".replace(", ", "-").replace(" ", "-"),
@@ -131,7 +135,7 @@ def main() -> None:
                 "fold": fold,
                 "train": settings,
             }
-            for fold in range(FOLDS)
+            for fold in range(arguments.folds)
         ]
     results = run_jobs(jobs, work, arguments.work)
     device = torch.device("cuda" if cuda else "cpu")
