@@ -6,6 +6,8 @@ import json
 import os
 import sys
 import warnings
+from collections.abc import Callable
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
@@ -22,7 +24,7 @@ from clearice.errors import (
 )
 
 if TYPE_CHECKING:
-    from clearice.train import TrainReport
+    from clearice.train import Place, TrainReport, TrainResult
 
 app = App(
     name="clearice",
@@ -352,7 +354,7 @@ def train(
     """
     from clearice import train as room
     from clearice.config import TrainConfig, fourier_weighted_loss, load_config, read_settings
-    from clearice.console import progress_bar, say
+    from clearice.console import say
     from clearice.data import open_dataset
     from clearice.loss_spec import parse_loss
 
@@ -402,18 +404,7 @@ def train(
         values, reasons = room.plan(data, chosen, given, preset, processes=here.size, where=where)
         for reason in reasons if here.first else ():
             say(reason)
-    with progress_bar("train", quiet=not here.first) as update:
-        result = room.run(
-            dataset,
-            out,
-            values,
-            chosen,
-            resume=resume,
-            here=here,
-            report=lambda progress: update(progress.step, progress.total, _note(progress)),
-            tick=update,
-            say=say,
-        )
+    result = _trained("train", partial(room.run, dataset, out, values, chosen), here, resume)
     if here.first:
         print(f"{result.model}: {result.steps} steps in {result.seconds:.0f} s")
 
@@ -466,7 +457,7 @@ def pretrain(
     """
     from clearice import checkpoint
     from clearice import train as room
-    from clearice.console import progress_bar, say
+    from clearice.console import say
     from clearice.workflows.pretrain import measure_depth, plan_general
 
     here = room.find_place()
@@ -485,24 +476,30 @@ def pretrain(
         "seed": seed,
     }
     values, world = plan_general(given, config, complexes, specimen, chosen)
-    with progress_bar("pretrain", quiet=not here.first) as update:
-        result = room.run_general(
-            out,
-            values,
-            chosen,
-            world,
-            resume=resume,
-            here=here,
-            report=lambda progress: update(progress.step, progress.total, _note(progress)),
-            tick=update,
-            say=say,
-        )
+    work = partial(room.run_general, out, values, chosen, world)
+    result = _trained("pretrain", work, here, resume)
     if here.first:
         say("measuring what the model knows")
         measure_depth(result.model, chosen, world)
         if pack is not None:
             checkpoint.pack(result.model, pack)
         print(f"{result.model}: {result.steps} steps in {result.seconds:.0f} s")
+
+
+def _trained(
+    label: str, work: Callable[..., TrainResult], here: Place, resume: bool
+) -> TrainResult:
+    """Train with a progress bar, which only the first process draws."""
+    from clearice.console import progress_bar, say
+
+    with progress_bar(label, quiet=not here.first) as update:
+        return work(
+            resume=resume,
+            here=here,
+            report=lambda progress: update(progress.step, progress.total, _note(progress)),
+            tick=update,
+            say=say,
+        )
 
 
 def _stored_settings(out: Path, resume: bool) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -69,7 +70,7 @@ class Batch:
         self._pixel_size = pixel_size_angstrom
         self._dose = dose_e_per_A2
         self._previews = previews
-        self._warned = self._out_of_depth = 0
+        self._warned: Counter[str] = Counter()
         self._finished: set[Path] = set()
         self._keep_inputs()
         self._prepare_folders()
@@ -209,25 +210,26 @@ class Batch:
                 **identity,
             )
         )
-        if warning := describe_mismatch(denoiser.info, size):
-            self._warned += 1
-            if self._warned <= _LINES_OF_A_KIND:
-                self._say(f"warning: {job.source.path}: {warning}")
-        if outcome.excess is not None and (
-            warning := warning_of(outcome.excess, outcome.excess_trait)
-        ):
-            self._out_of_depth += 1
-            if self._out_of_depth <= _LINES_OF_A_KIND:
-                self._say(f"warning: {job.source.path}: {warning}")
+        self._warn(
+            job, "have a pixel size far from the model's", describe_mismatch(denoiser.info, size)
+        )
+        if outcome.excess is not None:
+            warning = warning_of(outcome.excess, outcome.excess_trait)
+            self._warn(job, "are unlike what the model has seen", warning)
+
+    def _warn(self, job: Job, kind: str, warning: str | None) -> None:
+        """Tell of the first few of a kind, and count all."""
+        if warning is None:
+            return
+        self._warned[kind] += 1
+        if self._warned[kind] <= _LINES_OF_A_KIND:
+            self._say(f"warning: {job.source.path}: {warning}")
 
     def _warn_of_dose(self, denoiser: Denoiser) -> None:
         if warning := describe_dose_mismatch(denoiser.info, self._dose):
             self._say(f"warning: {warning}")
 
     def _summarise_warnings(self) -> None:
-        more = self._warned - _LINES_OF_A_KIND
-        if more > 0:
-            self._say(f"warning: {more} more have a pixel size far from the model's")
-        more = self._out_of_depth - _LINES_OF_A_KIND
-        if more > 0:
-            self._say(f"warning: {more} more are unlike what the model has seen")
+        for kind, count in self._warned.items():
+            if count > _LINES_OF_A_KIND:
+                self._say(f"warning: {count - _LINES_OF_A_KIND} more {kind}")

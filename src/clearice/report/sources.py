@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -244,11 +243,7 @@ def _owner(source: Source, subjects: list[Subject]) -> Subject | None:
 
 def _has_model(run: Path, checksum: str) -> bool:
     """Return whether one of a run's other checkpoints has this checksum."""
-    for path in sorted(run.rglob("*.safetensors")):
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() == checksum:
-                return True
-    return False
+    return any(checkpoint.checksum(path) == checksum for path in sorted(run.rglob("*.safetensors")))
 
 
 def _trained_on(source: Source, subjects: list[Subject]) -> Subject:

@@ -7,7 +7,7 @@ from clearice.simulate.movie import SimulatedMovie, simulate_movie
 from clearice.simulate.run import run
 from clearice.simulate.specimen import barrel, load_specimen
 from clearice.simulate.world import VERSION as WORLD_VERSION
-from clearice.simulate.world import Views, World, signal_power
+from clearice.simulate.world import Views, World, highpass_cutoff, signal_power
 
 __all__ = [
     "DOSE_E_PER_A2",
@@ -20,6 +20,7 @@ __all__ = [
     "World",
     "barrel",
     "expected_image",
+    "highpass_cutoff",
     "load_specimen",
     "procedural_complex",
     "projected_potential",

@@ -7,7 +7,7 @@ that differ in all of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -89,18 +89,13 @@ class World:
             for pixel, layout in zip(pixel_sizes.tolist(), layouts, strict=True)
         ]
         there = conditions.to(self.device)
-        grain = _stacked(
-            noises, lambda noise: torch.randn(size, size, generator=noise, device=self.device)
-        )
+        grain = _normal(noises, size, size)
         scenery = draw_scenery(
             there.pixel_size_angstrom, there.ice_gradient, Draws(drawn[:, 1].to(self.device)), grain
         )
         optics = Optics(there, size)
         image = optics.image(self.particles.deposited(scenes, pixel_sizes, size), scenery.potential)
-        moving = _stacked(
-            noises, lambda noise: torch.randn(size, size, generator=noise, device=self.device)
-        )
-        moving = moving * there.ice_noise[:, None, None] / optics.pixel
+        moving = _normal(noises, size, size) * there.ice_noise[:, None, None] / optics.pixel
         expected = (image * scenery.transmission).clamp(min=0.0)
         seen = ((image + optics.contrast(moving)) * scenery.transmission).clamp(min=0.0)
         noisy, clean = _detected(expected, seen, there, optics, noises)
@@ -113,11 +108,13 @@ class World:
         return torch.Generator(device).manual_seed(derive_seed(self.seed, purpose, number))
 
 
-def _stacked(
-    generators: Sequence[torch.Generator], draw: Callable[[torch.Generator], Tensor]
-) -> Float[Tensor, "n ..."]:
-    """Draw for each micrograph from its own generator."""
-    return torch.stack([draw(generator) for generator in generators])
+def _normal(
+    noises: Sequence[torch.Generator], rows: int, columns: int
+) -> Float[Tensor, "n rows columns"]:
+    """Draw normal numbers for each micrograph from its own generator, where that is."""
+    return torch.stack(
+        [torch.randn(rows, columns, generator=noise, device=noise.device) for noise in noises]
+    )
 
 
 def _detected(
@@ -139,23 +136,16 @@ def _detected(
     _, height, width = expected.shape
     dose = conditions.dose_e_per_A2[:, None, None] * optics.pixel.square()
     electrons = dose * expected
-
-    def normal(rows: int, columns: int) -> Tensor:
-        return _stacked(
-            noises,
-            lambda noise: torch.randn(rows, columns, generator=noise, device=expected.device),
-        )
-
-    gain = 1 + conditions.gain_residual[:, None, None] * normal(height, width)
+    gain = 1 + conditions.gain_residual[:, None, None] * _normal(noises, height, width)
     mean = dose * seen * gain.clamp(min=0)
     counted = torch.stack(
         [torch.poisson(each, generator=noise) for each, noise in zip(mean, noises, strict=True)]
     )
     spread = electrons.mean((1, 2), keepdim=True).sqrt()
     stripes = conditions.stripes[:, None, None] * spread
-    counted = counted + stripes * (normal(height, 1) + normal(1, width))
-    drawn = _stacked(
-        noises, lambda noise: torch.rand(height, width, generator=noise, device=expected.device)
+    counted = counted + stripes * (_normal(noises, height, 1) + _normal(noises, 1, width))
+    drawn = torch.stack(
+        [torch.rand(height, width, generator=noise, device=noise.device) for noise in noises]
     )
     low, high = _HOT_SIGMAS
     share = conditions.hot_pixels[:, None, None]
@@ -173,5 +163,9 @@ def signal_power(
         clean: Images.
         pixel_size_angstrom: Å/px of each.
     """
-    cutoff = pixel_size_angstrom[:, None, None] / _HIGHPASS_ANGSTROM
-    return highpass(clean, cutoff).square().mean((1, 2))
+    return highpass(clean, highpass_cutoff(pixel_size_angstrom)).square().mean((1, 2))
+
+
+def highpass_cutoff(pixel_size_angstrom: Float[Tensor, "n"]) -> Float[Tensor, "n 1 1"]:
+    """Return 1/400 Å in cycles/px of each micrograph, for `fourier.highpass`."""
+    return pixel_size_angstrom[:, None, None] / _HIGHPASS_ANGSTROM

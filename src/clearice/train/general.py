@@ -27,7 +27,9 @@ from clearice.simulate import (
     PIXEL_SIZE_ANGSTROM,
     WORLD_VERSION,
     Complex,
+    Views,
     World,
+    highpass_cutoff,
     signal_power,
 )
 from clearice.train.begin import Listeners, Source, begin, finish, initial_state, make_recorder
@@ -47,7 +49,6 @@ _OUTPUT_SCALE: Final = 0.1
 _LEAST_POWER: Final = 0.05**2
 _TYPICAL_POWER: Final = 0.15**2
 _VALIDATION_SEED: Final = "held-out world"
-_HIGHPASS_ANGSTROM: Final = 400.0
 # Batches that are made before they are asked for.
 _AHEAD: Final = 3
 # Judged are micrographs in which there is something to be seen.
@@ -234,10 +235,14 @@ def batch_of(world: World, first: int, n: int, size: int) -> PatchBatch:
         n: How many.
         size: Their edge, px.
     """
-    views = world.views(first, n, size)
+    return _paired(world.views(first, n, size))[0]
+
+
+def _paired(views: Views) -> tuple[PatchBatch, Float[Tensor, "n"]]:
+    """Return micrographs as training pairs, and the power of their signal."""
     power = signal_power(views.clean, views.conditions.pixel_size_angstrom)
     weight = (_TYPICAL_POWER + _LEAST_POWER) / (power + _LEAST_POWER)
-    return PatchBatch(views.noisy[:, None], views.clean[:, None], weight)
+    return PatchBatch(views.noisy[:, None], views.clean[:, None], weight), power
 
 
 @final
@@ -266,7 +271,7 @@ class WorldValidator:
         each = max(1, batch_size // ranks.place.size)
         starts = range(ranks.place.rank * each, plan.judged, each * ranks.place.size)
         self._batches: Sequence[tuple[PatchBatch, Tensor, Tensor]] = [
-            _judged(world, start, each, size) for start in starts
+            _judged(world.views(start, each, size)) for start in starts
         ]
 
     def cost(self, scores: Validation) -> float:
@@ -298,12 +303,10 @@ class WorldValidator:
         )
 
 
-def _judged(world: World, first: int, n: int, size: int) -> tuple[PatchBatch, Tensor, Tensor]:
+def _judged(views: Views) -> tuple[PatchBatch, Tensor, Tensor]:
     """Return held-out pairs, the cutoff of their high-pass, and which of them are judged."""
-    batch = batch_of(world, first, n, size)
-    views = world.views(first, n, size)
-    cutoff = views.conditions.pixel_size_angstrom[:, None, None] / _HIGHPASS_ANGSTROM
-    power = signal_power(views.clean, views.conditions.pixel_size_angstrom)
+    batch, power = _paired(views)
+    cutoff = highpass_cutoff(views.conditions.pixel_size_angstrom)
     return batch, cutoff, power > _JUDGED_POWER
 
 
