@@ -415,11 +415,11 @@ def pretrain(
     out: Out,
     config: Path | None = None,
     start: Annotated[str | None, Parameter(name="--from")] = None,
-    network: str = "unet-large",
+    network: str | None = None,
     loss: str | None = None,
-    steps: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 20_000,
-    batch_size: int = 16,
-    patch_size: int = 512,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    patch_size: int | None = None,
     learning_rate: float | None = None,
     schedule: Literal["constant", "cosine"] | None = None,
     precision: Precision | None = None,
@@ -439,11 +439,11 @@ def pretrain(
         out: Folder for the model, `config.yaml` and `metrics.jsonl`.
         config: YAML file with any of the settings of `train`; options given here take precedence.
         start: Go on from the weights of a model: general, general-small, a run's folder or a file.
-        network: A name that `clearice networks` lists.
+        network: A name that `clearice networks` lists (default: unet-large).
         loss: For instance 'mse + 0.1 frc'; frequencies are counted in cycles/px.
-        steps: Optimiser steps.
-        batch_size: Micrographs in a step.
-        patch_size: Their edge, px.
+        steps: Optimiser steps (default: 20,000).
+        batch_size: Micrographs in a step (default: 16).
+        patch_size: Their edge, px (default: 512).
         learning_rate: Peak of the schedule.
         schedule: Of the learning rate.
         precision: Of the network.

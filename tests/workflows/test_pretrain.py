@@ -39,6 +39,16 @@ def test_a_general_model_is_trained_packed_and_used(
     assert "already holds a run" in capsys.readouterr().err
 
 
+def test_a_file_of_settings_counts_where_no_option_is_given(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("network: cnn3\nsteps: 7\nbatch_size: 2\n")
+    cpu = torch.device("cpu")
+    config, _ = pretrain.plan_general({"steps": 9, "network": None}, file, 1, (), cpu)
+    assert (config.network, config.steps, config.batch_size) == ("cnn3", 9, 2)
+    plain, _ = pretrain.plan_general({}, None, 1, (), cpu)
+    assert (plain.network, plain.steps, plain.patch_size) == ("unet-large", 20_000, 512)
+
+
 def test_a_model_of_one_data_set_has_no_depth(tmp_path: Path) -> None:
     model = write_model(tmp_path / "m.safetensors")
     with pytest.raises(CheckpointError, match="trained on one data set"):

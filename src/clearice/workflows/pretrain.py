@@ -90,9 +90,12 @@ def plan_general(
         ConfigError: A setting cannot be used.
     """
     fast = device.type == "cuda" and has_fast_bfloat16(device)
-    precision = "bfloat16" if fast else "float32"
     picked = {
-        "precision": precision,
+        "network": "unet-large",
+        "steps": 20_000,
+        "batch_size": 16,
+        "patch_size": 512,
+        "precision": "bfloat16" if fast else "float32",
         "ema_decay": _EMA_DECAY,
         "gradient_clip": _GRADIENT_CLIP,
     }
